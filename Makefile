@@ -1,0 +1,46 @@
+# Two commands do everything: `make demo` and `make test`. They use the active environment's torch if there is one,
+# else they install TORCH into .venv.
+PYTHON ?= python3
+TORCH ?= torch
+HAS_TORCH := $(shell $(PYTHON) -I -c "import torch" 2>/dev/null && echo yes)
+ENV := $(if $(HAS_TORCH),,.venv)
+PY := $(if $(ENV),$(ENV)/bin/python,$(PYTHON))
+STAMP := build/.installed$(if $(ENV),-venv)
+BUILD_INPUTS := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
+
+.PHONY: demo test claims dev fmt lint bench clean
+
+demo: $(STAMP)
+	$(PY) -m bnn demo
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+claims: $(STAMP)
+	$(PY) -m bench.claims
+
+dev: $(STAMP)
+	$(PY) -m pip install -q -e ".[all,dev]"
+
+fmt:
+	$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+	$(PY) -m clang_format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.inc')
+
+lint:
+	$(PY) -m ruff check . && $(PY) -m ruff format --check .
+	$(PY) -m clang_format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+	$(PY) -m mypy bnn
+
+bench: $(STAMP)
+	$(PY) -m bench
+
+clean:
+	rm -rf build dist *.egg-info bnn/*.so .venv
+
+$(STAMP): $(BUILD_INPUTS) $(if $(ENV),$(ENV)/bin/python)
+	$(if $(ENV),$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install $(TORCH))
+	$(PY) -m pip install -e ".[all]"
+	mkdir -p build && touch $@
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,32 @@
+"""`python -m bench [CONCEPT …]`: every op against the torch expression that it replaces, interleaved in one run."""
+
+import argparse
+import importlib
+
+import torch
+
+from bench._harness import show
+
+CONCEPTS = ("bitpack", "sign_ste", "binary_conv2d", "binary_linear", "multires_pool2d", "training")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("concept", nargs="*", help=f"any of {', '.join(CONCEPTS)}; all of them if left out")
+    parser.add_argument("--threads", type=int, default=1, help="intra-op threads (1)")
+    parser.add_argument("--save", metavar="NAME", help="append the rows to bench/results/NAME.jsonl")
+    args = parser.parse_args()
+    unknown = sorted(set(args.concept) - set(CONCEPTS))
+    if unknown:
+        parser.error(f"unknown concept {unknown}, expected any of {', '.join(CONCEPTS)}")
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    names = args.concept or CONCEPTS
+    modules = (importlib.import_module(f"bench.{name}") for name in names)
+    show((case for module in modules for case in module.cases()), args.save)
+    if "training" in names:
+        importlib.import_module("bench.training").show_saved_bytes(args.save)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Losses for long-tailed training and distillation. Every one returns a scalar, the mean over the batch.
+
+Half-precision inputs are computed in float32. N images, K classes, D features; pi = counts / sum(counts).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bnn.metrics import check_counts
+
+
+def balanced_softmax(logits: Tensor, labels: Tensor, counts: Tensor | Sequence[int], tau: float = 1.0) -> Tensor:
+    """Logit-adjusted cross-entropy: L = -log softmax(z + tau log pi)_y. Predict with the raw z.
+
+    logits [N, K]; labels int64 [N], or probabilities [N, K]; counts [K] of the training set, each at least 1; tau 0 is
+    plain cross-entropy. Equals F.cross_entropy(logits + tau * (counts / counts.sum()).log(), labels).
+    ValueError: shapes, counts (values only where they lie on the CPU; elsewhere a look would stall the device).
+    Source: Ren et al., "Balanced Meta-Softmax", NeurIPS 2020; Menon et al., ICLR 2021, eq. 10.
+    """
+    n = _counts(logits, counts)
+    if labels.shape not in (logits.shape[:1], logits.shape):
+        raise ValueError(
+            f"balanced_softmax: labels: expected shape {list(logits.shape[:1])} or {list(logits.shape)}, "
+            f"got {list(labels.shape)}"
+        )
+    z = _at_least_float32(logits)
+    return F.cross_entropy(z + tau * (n / n.sum()).log().to(z), labels)
+
+
+def label_aware_smoothing(
+    logits: Tensor, labels: Tensor, counts: Tensor | Sequence[int], head: float = 0.3, tail: float = 0.0
+) -> Tensor:
+    """Cross-entropy with more smoothing the more images a class has (MiSLAS, concave form).
+
+    e_y = tail + (head - tail) sin(pi/2 (n_y - n_min) / (n_max - n_min)),   pi = 3.14..., e_y = head if all n are equal
+    L = (1 - e_y) (-log p_y) + e_y (-(1/K) sum_k log p_k),   p = softmax(z)
+
+    logits [N, K]; labels int64 [N]; counts n [K] of the training set, each at least 1; head, tail in [0, 1): smoothing
+    of the largest and of the smallest class. ValueError: shapes, range, counts as in `balanced_softmax`.
+    Source: Zhong et al., "Improving Calibration for Long-Tailed Recognition" (MiSLAS), CVPR 2021.
+    """
+    n = _counts(logits, counts)
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"label_aware_smoothing: labels: expected shape {list(logits.shape[:1])}, got {list(labels.shape)}"
+        )
+    if not (0 <= head < 1 and 0 <= tail < 1):
+        raise ValueError(f"label_aware_smoothing: expected head and tail in [0, 1), got head={head}, tail={tail}")
+    spread = n.max() - n.min()
+    rank = torch.where(spread > 0, (n - n.min()) / spread.clamp_min(1), 1.0)
+    smoothing = tail + (head - tail) * (math.pi / 2 * rank).sin()
+    log_p = _at_least_float32(logits).log_softmax(1)
+    e = smoothing.to(log_p)[labels]
+    loss = (1 - e) * -log_p.gather(1, labels[:, None])[:, 0] + e * -log_p.mean(1)
+    return loss.mean()
+
+
+def kl_distillation(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """L = T^2 KL(softmax(z_teacher / T) || softmax(z_student / T)); the teacher gets no gradient.
+
+    Both [N, K], temperature T > 0; T^2 keeps the size of the gradient. ValueError: shapes, temperature.
+    Equals T**2 * F.kl_div(log_softmax(s / T), softmax(t / T), reduction="batchmean").
+    Source: Hinton, Vinyals and Dean, 2015, section 2.
+    """
+    _same_shape("kl_distillation", student_logits, teacher_logits, "logits of both need the same classes")
+    if not temperature > 0:
+        raise ValueError(f"kl_distillation: temperature: expected a number above 0, got {temperature}")
+    student = (_at_least_float32(student_logits) / temperature).log_softmax(1)
+    teacher = (_at_least_float32(teacher_logits.detach()) / temperature).log_softmax(1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def feature_cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """L = 1 - cos(student, teacher), in [0, 2]; the teacher gets no gradient.
+
+    Both [N, D]; where the widths differ, project the student's first. A row of zeros counts as cos = 0.
+    ValueError: shapes.
+    Equals (1 - F.cosine_similarity(student, teacher.detach())).mean().
+    """
+    _same_shape(
+        "feature_cosine", student, teacher, "project the student's features to the teacher's width, e.g. nn.Linear"
+    )
+    return (1 - F.cosine_similarity(_at_least_float32(student), _at_least_float32(teacher.detach()))).mean()
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _counts(logits: Tensor, counts: Tensor | Sequence[int]) -> Tensor:
+    """counts as float64 [K] on their own device (float32 where the device has no float64)."""
+    if logits.ndim != 2:
+        raise ValueError(f"logits: expected shape [N, K], got {list(logits.shape)}")
+    counts = torch.as_tensor(counts)
+    if counts.device.type == "cpu":
+        return check_counts(counts, logits.shape[1])
+    if counts.shape != logits.shape[1:]:
+        raise ValueError(f"class counts: expected shape {list(logits.shape[1:])}, got {list(counts.shape)}")
+    return counts.float()
+
+
+def _same_shape(loss: str, student: Tensor, teacher: Tensor, advice: str) -> None:
+    if student.ndim != 2 or student.shape != teacher.shape:
+        raise ValueError(
+            f"{loss}: expected two equal shapes [N, ...], got student {list(student.shape)} and teacher "
+            f"{list(teacher.shape)}: {advice}"
+        )

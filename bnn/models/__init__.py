@@ -1,0 +1,43 @@
+"""Network layouts by name: a plain function `name(num_classes, in_channels, image_size)` per variant."""
+
+from torch import nn
+
+from bnn.models.birealnet import birealnet18
+from bnn.models.pretrained import pretrained
+from bnn.models.reactnet import reactnet18, reactnet_a, reactnet_tiny
+from bnn.models.resnet import resnet18, resnet34, resnet_tiny
+from bnn.models.summary import summary
+
+_BUILDERS = (reactnet_tiny, reactnet18, reactnet_a, birealnet18, resnet_tiny, resnet18, resnet34)
+
+__all__ = ["build", "names", "pretrained", "summary", *(builder.__name__ for builder in _BUILDERS)]
+
+
+def names() -> list[str]:
+    """The names that `build` knows."""
+    return [builder.__name__ for builder in _BUILDERS]
+
+
+def build(name: str, num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
+    """The network `name`, randomly initialized: forward [N, in_channels, H, W] -> logits [N, num_classes].
+
+    Args:
+        name: one of `names()`.
+        num_classes: at least 2.
+        in_channels: of the images.
+        image_size: edge in pixels; up to 64 the stem keeps more of the resolution.
+
+    Returns:
+        A module with `features(x) -> [N, feature_dim]`, `classifier` (Linear) and `feature_dim`.
+
+    Raises:
+        ValueError: an unknown name (the known ones are listed), fewer than two classes, images below 8 pixels.
+    """
+    builders = {builder.__name__: builder for builder in _BUILDERS}
+    if name not in builders:
+        raise ValueError(f"model {name!r} is unknown, expected one of {names()}")
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if image_size < 8:
+        raise ValueError(f"image_size must be at least 8 pixels, got {image_size}")
+    return builders[name](num_classes, in_channels, image_size)

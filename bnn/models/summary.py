@@ -1,0 +1,77 @@
+"""Per-layer facts of a network: shapes, parameters, multiplications."""
+
+import torch
+from torch import nn
+
+from bnn import isa
+from bnn.nn import BinaryConv2d, BinaryLinear, PackedBinaryConv2d, PackedBinaryLinear
+
+_BINARY = (BinaryConv2d, BinaryLinear, PackedBinaryConv2d, PackedBinaryLinear)
+
+
+def summary(model: nn.Module, image_size: int, in_channels: int) -> list[dict]:
+    """One row a layer that holds parameters or buffers, in the order of execution, for one image.
+
+    Returns:
+        Rows with name, kind, output (shape without N), binary_macs, real_macs, binary_bits, real_parameters (of the
+        shipped model: latent weights count as one bit), kernel ("torch", or what binary ops run on now).
+    """
+    rows: list[dict] = []
+    hooks = []
+    for name, module in model.named_modules():
+        if any(True for _ in module.children()) or not any(True for _ in [*module.parameters(), *module.buffers()]):
+            continue
+        hooks.append(module.register_forward_hook(_recorder(rows, name)))
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, in_channels, image_size, image_size))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return rows
+
+
+def _recorder(rows: list[dict], name: str):
+    def record(module: nn.Module, inputs, output) -> None:
+        shape = _output_shape(module, output)
+        binary = isinstance(module, _BINARY)
+        weights = module.weight.numel() if hasattr(module, "weight") else 0
+        if isinstance(module, PackedBinaryConv2d):
+            r, s = module.kernel_size
+            weights = module.out_channels * (module.in_channels // module.groups) * r * s
+        elif isinstance(module, PackedBinaryLinear):
+            weights = module.out_features * module.in_features
+        pixels = shape[1] * shape[2] if len(shape) == 3 else 1
+        macs = weights * pixels if binary or isinstance(module, nn.Conv2d | nn.Linear) else 0
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        real = sum(t.numel() for t in tensors if t.is_floating_point()) - (weights if _latent(module) else 0)
+        rows.append(
+            {
+                "name": name,
+                "kind": type(module).__name__,
+                "output": shape,
+                "binary_macs": macs if binary else 0,
+                "real_macs": 0 if binary else macs,
+                "binary_bits": weights if binary else 0,
+                "real_parameters": real,
+                "kernel": isa.current() if binary else "torch",
+            }
+        )
+
+    return record
+
+
+def _latent(module: nn.Module) -> bool:
+    return isinstance(module, BinaryConv2d | BinaryLinear)
+
+
+def _output_shape(module: nn.Module, output) -> list[int]:
+    if isinstance(output, tuple):
+        output = output[0]
+    if output.dtype == torch.int64 and output.dim() == 4:  # words [N, OH, OW, L]
+        return [module.out_channels, *output.shape[1:3]]
+    if output.dtype == torch.int64:
+        return [module.out_features]
+    return list(output.shape[1:])

@@ -1,0 +1,16 @@
+"""Layers: one class per layer, whatever it runs on."""
+
+from bnn.nn.activations import RPReLU, RSign
+from bnn.nn.binary_conv2d import BinaryConv2d, PackedBinaryConv2d
+from bnn.nn.binary_linear import BinaryLinear, PackedBinaryLinear
+from bnn.nn.multires_pool2d import MultiResPool2d
+
+__all__ = [
+    "BinaryConv2d",
+    "BinaryLinear",
+    "MultiResPool2d",
+    "PackedBinaryConv2d",
+    "PackedBinaryLinear",
+    "RPReLU",
+    "RSign",
+]

@@ -1,0 +1,82 @@
+"""The straight-line program that a packed network is: a list of steps over named values, as plain data.
+
+A step is {"name", "kind", "inputs", "args"}: it calls the layer or function `kind` on the values `inputs` and binds
+the result to `name`; a packed layer with two outputs binds the words to `name` + "#words". Only kinds listed here
+exist, so a program from a file can name nothing else.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnn.nn.activations import RPReLU, RSign
+from bnn.nn.binary_conv2d import PackedBinaryConv2d
+from bnn.nn.binary_linear import PackedBinaryLinear
+
+_CONV = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias")
+
+# kind -> class and the constructor arguments that are stored
+LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "AdaptiveAvgPool2d": (nn.AdaptiveAvgPool2d, ("output_size",)),
+    "AvgPool2d": (nn.AvgPool2d, ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")),
+    "BatchNorm1d": (nn.BatchNorm1d, ("num_features", "eps", "affine")),
+    "BatchNorm2d": (nn.BatchNorm2d, ("num_features", "eps", "affine")),
+    "Conv2d": (nn.Conv2d, _CONV),
+    "Flatten": (nn.Flatten, ("start_dim", "end_dim")),
+    "Hardtanh": (nn.Hardtanh, ("min_val", "max_val")),
+    "Linear": (nn.Linear, ("in_features", "out_features", "bias")),
+    "MaxPool2d": (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
+    "PReLU": (nn.PReLU, ("num_parameters",)),
+    "PackedBinaryConv2d": (PackedBinaryConv2d, PackedBinaryConv2d.FIELDS),
+    "PackedBinaryLinear": (PackedBinaryLinear, PackedBinaryLinear.FIELDS),
+    "RPReLU": (RPReLU, ("channels",)),
+    "RSign": (RSign, ("channels", "surrogate")),
+    "ReLU": (nn.ReLU, ()),
+}
+PACKED = (PackedBinaryConv2d, PackedBinaryLinear)
+
+# kind -> function of the inputs and of the stored arguments
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "adaptive_avg_pool2d": lambda x, *, output_size: F.adaptive_avg_pool2d(x, output_size),
+    "add": lambda a, b: a + b,
+    "cat": lambda *parts, dim: torch.cat(parts, dim),
+    "flatten": lambda x, *, start_dim: torch.flatten(x, start_dim),
+    "relu": lambda x: F.relu(x),
+}
+
+WORDS = "#words"
+INPUT = "input"
+
+
+def layer_args(layer: nn.Module) -> dict:
+    """The stored constructor arguments of a layer, as JSON values."""
+    kind = type(layer).__name__
+    args = {name: getattr(layer, name) for name in LAYERS[kind][1]}
+    if "bias" in args:
+        args["bias"] = args["bias"] is not None
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in args.items()}
+
+
+def build_layer(kind: str, args: dict) -> nn.Module:
+    """The layer that `layer_args` described."""
+    return LAYERS[kind][0](**{k: tuple(v) if isinstance(v, list) else v for k, v in args.items()})
+
+
+def run(steps: list[dict], layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    """Execute the program; a value is dropped after its last use."""
+    values = {INPUT: x}
+    last = {name: i for i, step in enumerate(steps) for name in step["inputs"]}
+    for i, step in enumerate(steps):
+        inputs = [values[name] for name in step["inputs"]]
+        name, kind = step["name"], step["kind"]
+        result = layers[name](*inputs) if kind in LAYERS else FUNCTIONS[kind](*inputs, **step["args"])
+        if isinstance(result, tuple):
+            values[name], values[name + WORDS] = result
+        else:
+            values[name] = result
+        for used in step["inputs"]:
+            if last[used] == i:
+                values.pop(used, None)
+    return values[steps[-1]["name"]]

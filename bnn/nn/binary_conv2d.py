@@ -1,0 +1,147 @@
+"""Binary convolution: the layer that trains, and the packed one that it becomes."""
+
+import torch
+from torch import Tensor, nn
+
+from bnn import ops
+from bnn.nn.activations import require
+from bnn.ops._library import SCALES, SURROGATES, pair
+from bnn.ops.bitpack import word_count
+
+
+class BinaryConv2d(nn.Module):
+    """y = alpha[k] * conv2d(sign(x + shift), sign(w)) + bias; see `bnn.ops.binary_conv2d_ste`.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as for `torch.nn.Conv2d`.
+        pad_value: what pixels outside the image count as: 0 (exact zero padding), -1 or +1.
+        shift: learn a shift of x per channel (RSign).
+        surrogate: gradient of the sign of x: "clip" or "polynomial".
+        scale: "mean": alpha[k] = mean |w| of filter k, detached; "none": alpha = 1.
+
+    Shape: [N, in_channels, H, W] -> [N, out_channels, OH, OW], dtype of x (of autocast, where it is on).
+
+    Raises:
+        ValueError: an argument out of range; RuntimeError in forward: an input that does not fit.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+        *,
+        pad_value: int = 0,
+        shift: bool = False,
+        surrogate: str = "polynomial",
+        scale: str = "mean",
+    ) -> None:
+        super().__init__()
+        require(groups > 0 and in_channels % groups == 0 and out_channels % groups == 0, "groups",
+                f"a divisor of in_channels ({in_channels}) and out_channels ({out_channels})", groups)  # fmt: skip
+        require(in_channels > 0 and out_channels > 0, "in_channels and out_channels", "positive",
+                (in_channels, out_channels))  # fmt: skip
+        require(pad_value in (-1, 0, 1), "pad_value", "-1, 0 or +1", pad_value)
+        require(surrogate in SURROGATES, "surrogate", f"one of {SURROGATES}", surrogate)
+        require(scale in SCALES, "scale", f"one of {SCALES}", scale)
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride = tuple(pair(kernel_size)), tuple(pair(stride))
+        self.padding, self.dilation = tuple(pair(padding)), tuple(pair(dilation))
+        for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
+            value = getattr(self, name)
+            require(len(value) == 2 and min(value) >= least, name, f"at least {least}", value)
+        self.pad_value, self.surrogate, self.scale = pad_value, surrogate, scale
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.shift = nn.Parameter(torch.zeros(in_channels)) if shift else None
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = ops.binary_conv2d_ste(
+            x, self.weight, self.shift, self.surrogate, self.scale,
+            self.stride, self.padding, self.dilation, self.groups, self.pad_value,
+        )  # fmt: skip
+        return y if self.bias is None else y + self.bias.to(y.dtype).view(1, -1, 1, 1)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, groups={self.groups}, pad_value={self.pad_value}, "
+            f"shift={self.shift is not None}, surrogate={self.surrogate!r}, scale={self.scale!r}"
+        )
+
+
+class PackedEpilogue(nn.Module):
+    """What a packed layer does with its integer sums: buffers and flags of the fused op, and of what is asked of it.
+
+    `shift` packs a float input; `rprelu` and `next_shift` are there where they were folded in; `stream` and `words`
+    say which outputs later layers read.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, shift: bool, rprelu: bool, stream: bool, words: bool):
+        super().__init__()
+        require(stream or words, "stream and words", "not both false", (stream, words))
+        self.stream, self.words = stream, words
+        self.register_buffer("scale", torch.ones(out_channels))
+        self.register_buffer("bias", torch.zeros(out_channels))
+        self.register_buffer("shift", torch.zeros(in_channels) if shift else None)
+        self.register_buffer("rprelu", torch.zeros(3, out_channels) if rprelu else None)
+        self.register_buffer("next_shift", torch.zeros(out_channels) if words else None)
+
+    def _words_of(self, x: Tensor) -> Tensor:
+        return x if x.dtype == torch.int64 else ops.bitpack(x, self.shift)
+
+    def _outputs(self, outputs: tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+        if self.stream and self.words:
+            return outputs
+        return outputs[0] if self.stream else outputs[1]
+
+
+class PackedBinaryConv2d(PackedEpilogue):
+    """Inference form of `BinaryConv2d` and of what followed it; see `bnn.ops.binary_conv2d_fused`. No gradient.
+
+    `forward(x, residual=None)`: x float [N, C, H, W] or int64 words [N, H, W, L]; returns the stream [N, K, OH, OW],
+    the words [N, OH, OW, L] or both, as `stream` and `words` say.
+    """
+
+    FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "pad_value",
+              "has_shift", "has_rprelu", "stream", "words")  # fmt: skip
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        pad_value: int = 0,
+        has_shift: bool = False,
+        has_rprelu: bool = False,
+        stream: bool = True,
+        words: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, has_shift, has_rprelu, stream, words)
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride = tuple(pair(kernel_size)), tuple(pair(stride))
+        self.padding, self.dilation, self.pad_value = tuple(pair(padding)), tuple(pair(dilation)), pad_value
+        self.has_shift, self.has_rprelu = has_shift, has_rprelu
+        words_shape = (out_channels, *self.kernel_size, word_count(in_channels // groups))
+        self.register_buffer("weight", torch.zeros(words_shape, dtype=torch.int64))
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        outputs = ops.binary_conv2d_fused(
+            self._words_of(x), self.weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups,
+            self.pad_value, self.scale, self.bias, residual, self.rprelu, self.next_shift,
+            torch.float32 if self.stream else None,
+        )  # fmt: skip
+        return self._outputs(outputs)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)}" for name in self.FIELDS)

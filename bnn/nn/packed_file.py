@@ -1,0 +1,191 @@
+"""`bnn.save` and `bnn.load`: packed networks as safetensors files. Format: docs/bit_layout.md.
+
+A file is data: nothing in it is executed, and every name, size and type in it is checked against what the listed
+layers expect before any tensor is read.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from bnn.nn import _program
+from bnn.nn.packing import PackedModel
+
+FORMAT = "1"
+LAYOUT = "1"
+_STEP_KEYS = {"name", "kind", "inputs", "args"}
+_POSTHOC_KEYS = {"temperature", "logit_offsets"}
+_PREPROCESS_KEYS = {"size", "mean", "std", "mode"}
+_MAX_STEPS = 100_000
+
+
+class FileRefused(ValueError):
+    """A model file that can't be trusted or understood; the message says why."""
+
+
+def save(
+    packed: PackedModel,
+    path: str | os.PathLike,
+    classes: list[str] | None = None,
+    preprocess: dict | None = None,
+    posthoc: dict | None = None,
+) -> Path:
+    """Write a packed network; arguments that are None are taken from the model. An existing file is replaced.
+
+    Args:
+        packed: from `bnn.pack`.
+        path: usually ending in .safetensors.
+        classes: names of the K classes.
+        preprocess: {"size": [H, W], "mean": [...], "std": [...], "mode": "L" | "RGB"}.
+        posthoc: {"temperature": T > 0, "logit_offsets": [K floats]}.
+
+    Raises:
+        TypeError: not a packed network. ValueError: unknown keys.
+    """
+    from safetensors.torch import save_file
+
+    if not isinstance(packed, PackedModel):
+        raise TypeError(f"save: packed must be what bnn.pack returned, got {type(packed).__name__}")
+    entries = {
+        "bnn.classes": packed.classes if classes is None else [str(c) for c in classes],
+        "bnn.preprocess": packed.preprocess if preprocess is None else preprocess,
+        "bnn.posthoc": packed.posthoc if posthoc is None else posthoc,
+    }
+    metadata = {"bnn.format": FORMAT, "bnn.layout": LAYOUT, "bnn.graph": json.dumps({"steps": packed.steps})}
+    metadata |= {key: json.dumps(value) for key, value in entries.items() if value is not None}
+    _checked_metadata(metadata, "save")
+    path = Path(path)
+    temporary = path.with_name(path.name + ".part")
+    save_file({k: v.contiguous() for k, v in packed.layers.state_dict().items()}, temporary, metadata)
+    os.replace(temporary, path)
+    return path
+
+
+def load(path: str | os.PathLike) -> PackedModel:
+    """Read a packed network; needs nothing of the code that trained it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        FileRefused (a ValueError): truncated, foreign or newer file, unknown layer, sizes that disagree, stray bits.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such model file")
+    try:
+        file = safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as problem:
+        raise FileRefused(f"{path}: not a complete safetensors file ({problem})") from problem
+    with file:
+        meta = _checked_metadata(file.metadata() or {}, str(path))
+        steps = meta["bnn.graph"]["steps"]
+        try:
+            with torch.device("meta"):
+                layers = {s["name"]: _program.build_layer(s["kind"], s["args"]) for s in steps
+                          if s["kind"] in _program.LAYERS}  # fmt: skip
+            model = PackedModel(steps, layers)
+        except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as problem:
+            raise FileRefused(f"{path}: the graph does not describe a network ({problem})") from problem
+        expected = model.layers.state_dict()
+        _check_tensors(file, expected, path)
+        model.layers.load_state_dict({name: file.get_tensor(name) for name in expected}, assign=True)
+    _check_tail_bits(model, path)
+    model.classes, model.preprocess, model.posthoc = (
+        meta.get(f"bnn.{key}") for key in ("classes", "preprocess", "posthoc")
+    )
+    return model.eval().requires_grad_(False)
+
+
+def _checked_metadata(metadata: dict[str, str], path: str) -> dict:
+    """The metadata strings as values, every key and version known."""
+
+    def refuse(condition: bool, why: str) -> None:
+        if condition:
+            raise FileRefused(f"{path}: {why}")
+
+    refuse("bnn.format" not in metadata, "a safetensors file, but not a packed bnn model (no 'bnn.format')")
+    for key, known in (("bnn.format", FORMAT), ("bnn.layout", LAYOUT)):
+        version = metadata.get(key)
+        refuse(version != known, f"{key} is {version!r}, this version of bnn reads {known!r}; update bnn")
+    known_keys = {f"bnn.{k}" for k in ("format", "layout", "graph", "classes", "preprocess", "posthoc")}
+    refuse(bool(unknown := sorted(set(metadata) - known_keys)), f"unknown metadata {unknown}; update bnn")
+    values: dict = {}
+    for key in sorted(known_keys - {"bnn.format", "bnn.layout"}):
+        if key in metadata:
+            try:
+                values[key] = json.loads(metadata[key])
+            except (json.JSONDecodeError, RecursionError) as problem:
+                raise FileRefused(f"{path}: {key} is not JSON ({problem})") from problem
+    refuse("bnn.graph" not in values, "no 'bnn.graph'")
+    _check_graph(values["bnn.graph"], refuse)
+    classes = values.get("bnn.classes")
+    refuse(classes is not None and not _is_list(classes, str), "bnn.classes must be a list of strings")
+    for key, keys in (("bnn.posthoc", _POSTHOC_KEYS), ("bnn.preprocess", _PREPROCESS_KEYS)):
+        value = values.get(key, {})
+        refuse(not isinstance(value, dict) or not set(value) <= keys, f"{key} has keys other than {sorted(keys)}")
+    posthoc = values.get("bnn.posthoc", {})
+    temperature = posthoc.get("temperature", 1.0)
+    refuse(not isinstance(temperature, int | float) or not temperature > 0, "the temperature must be positive")
+    offsets = posthoc.get("logit_offsets") or []
+    refuse(not _is_list(offsets, int | float), "logit_offsets must be a list of numbers")
+    return values
+
+
+def _is_list(value, kind) -> bool:
+    return isinstance(value, list) and all(isinstance(v, kind) for v in value)
+
+
+def _check_graph(graph, refuse) -> None:
+    refuse(not isinstance(graph, dict) or set(graph) != {"steps"}, "bnn.graph has keys other than 'steps'; update bnn")
+    steps = graph["steps"]
+    refuse(not _is_list(steps, dict) or not 0 < len(steps) <= _MAX_STEPS, "bnn.graph has no list of steps")
+    bound = {_program.INPUT}
+    for step in steps:
+        refuse(set(step) != _STEP_KEYS, f"a step has keys {sorted(step)}, expected {sorted(_STEP_KEYS)}; update bnn")
+        name, kind, args = step["name"], step["kind"], step["args"]
+        refuse(not isinstance(name, str) or not name or "." in name or name in bound, f"bad step name {name!r}")
+        known = kind in _program.LAYERS or kind in _program.FUNCTIONS
+        refuse(not isinstance(kind, str) or not known, f"unknown layer kind {kind!r}; update bnn")
+        refuse(not _is_list(step["inputs"], str) or not step["inputs"], f"step {name!r} has no inputs")
+        unbound = [i for i in step["inputs"] if i not in bound]
+        refuse(bool(unbound), f"step {name!r} reads {unbound}, which no earlier step made")
+        refuse(not isinstance(args, dict) or not all(_is_plain(v) for v in args.values()), f"bad args of {name!r}")
+        if kind in _program.LAYERS:
+            fields = set(_program.LAYERS[kind][1])
+            refuse(set(args) != fields, f"step {name!r} has args {sorted(args)}, expected {sorted(fields)}")
+        bound.add(name)
+        if args.get("words") and args.get("stream"):
+            bound.add(name + _program.WORDS)
+
+
+def _is_plain(value) -> bool:
+    """A JSON scalar, or a short list of integers; integers of a size that layers have."""
+    values = value if isinstance(value, list) else [value]
+    small = all(not isinstance(v, int) or -1 <= v < 2**31 for v in values)
+    return len(values) <= 4 and small and all(v is None or isinstance(v, bool | int | float | str) for v in values)
+
+
+def _check_tensors(file, expected: dict[str, torch.Tensor], path: Path) -> None:
+    present = set(file.keys())
+    for name in sorted(present ^ set(expected)):
+        raise FileRefused(f"{path}: tensor {name!r} is {'not in the graph' if name in present else 'missing'}")
+    types = {"F32": torch.float32, "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16}
+    for name, tensor in expected.items():
+        entry = file.get_slice(name)
+        shape, dtype = list(entry.get_shape()), types.get(entry.get_dtype())
+        fits = dtype == tensor.dtype or (dtype is not None and dtype.is_floating_point and tensor.is_floating_point())
+        if shape != list(tensor.shape) or not fits:
+            raise FileRefused(f"{path}: tensor {name!r} is {entry.get_dtype()} {shape}, the graph says "
+                              f"{tensor.dtype} {list(tensor.shape)}")  # fmt: skip
+
+
+def _check_tail_bits(model: PackedModel, path: Path) -> None:
+    for name, layer in model.layers.items():
+        if isinstance(layer, _program.PACKED):
+            inputs = layer.in_channels // layer.groups if hasattr(layer, "groups") else layer.in_features
+            tail = inputs % 64
+            if tail and bool((layer.weight[..., -1] >> tail).any() if tail < 64 else False):
+                raise FileRefused(f"{path}: the weights of {name!r} have bits set beyond their {inputs} channels")

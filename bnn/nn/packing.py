@@ -1,0 +1,265 @@
+"""`bnn.pack`: a trained network to words, folded batch norms and fused epilogues."""
+
+import operator
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from bnn import isa
+from bnn.nn import _program
+from bnn.nn.activations import RPReLU
+from bnn.nn.binary_conv2d import BinaryConv2d, PackedBinaryConv2d
+from bnn.nn.binary_linear import BinaryLinear, PackedBinaryLinear
+from bnn.ops._training import binarize_weight
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_FUNCTIONS = {
+    operator.add: "add",
+    operator.iadd: "add",
+    torch.add: "add",
+    torch.cat: "cat",
+    torch.flatten: "flatten",
+    "flatten": "flatten",
+    F.relu: "relu",
+    torch.relu: "relu",
+    F.adaptive_avg_pool2d: "adaptive_avg_pool2d",
+}
+
+
+class PackedModel(nn.Module):
+    """A packed network: runs a straight-line program of packed and real layers (`bnn.nn._program`). Inference only.
+
+    Attributes:
+        classes: names of the classes, or None.
+        preprocess: {"size": [H, W], "mean": [...], "std": [...], "mode": "L" | "RGB"}, or None.
+        posthoc: {"temperature": T, "logit_offsets": [K]}, or None; forward returns logits / T + offsets.
+    """
+
+    def __init__(self, steps: list[dict], layers: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.steps = steps
+        self.layers = nn.ModuleDict(layers)
+        self.classes: list[str] | None = None
+        self.preprocess: dict | None = None
+        self.posthoc: dict | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] float -> logits [N, K]."""
+        with torch.no_grad():
+            logits = _program.run(self.steps, self.layers, x.contiguous(memory_format=torch.channels_last))
+            if self.posthoc is None:
+                return logits
+            offsets = torch.tensor(self.posthoc.get("logit_offsets") or 0.0, device=logits.device)
+            return logits / self.posthoc.get("temperature", 1.0) + offsets
+
+    def backend_report(self) -> list[dict]:
+        """One row a layer: name, kind, what it runs on ("reference", "scalar", "avx2", "avx512", or "torch")."""
+        return [
+            {
+                "name": step["name"],
+                "kind": step["kind"],
+                "kernel": isa.current() if step["kind"].startswith("PackedBinary") else "torch",
+            }
+            for step in self.steps
+        ]
+
+
+def pack(model: nn.Module, *, exact: bool = False) -> PackedModel:
+    """The inference form of a network of torch.nn and bnn.nn layers.
+
+    By default weight scale, batch norm, shortcut and RPReLU are folded into the binary layer before them, and bits
+    stay bits between layers: the arithmetic is reordered, so a logit may differ in its last digits and a sign that
+    sat on a tie may flip. `exact=True` keeps the training model's order of float32 operations: every bit is equal.
+
+    Args:
+        model: torch.fx-traceable (no control flow that depends on data); it is not changed.
+        exact: see above.
+
+    Raises:
+        ValueError: a layer or function that packed networks don't have; it is named, with those that exist.
+    """
+    training = model.training
+    try:
+        steps, layers = _trace(model.eval())
+    finally:
+        model.train(training)
+    if not exact:
+        _fold_real_norms(steps, layers)
+    for step in list(steps):
+        if step["kind"] in ("BinaryConv2d", "BinaryLinear"):
+            _pack_step(step, steps, layers, fold=not exact)
+    if not exact:
+        _keep_bits(steps, layers)
+    for step in steps:
+        if step["kind"] in _program.LAYERS:
+            step["args"] = _program.layer_args(layers[step["name"]])
+    used = {step["name"]: layers[step["name"]] for step in steps if step["kind"] in _program.LAYERS}
+    return PackedModel(steps, used).eval().requires_grad_(False)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        library = module.__module__.startswith(("torch.nn", "bnn.nn"))
+        return library and not isinstance(module, nn.Sequential | nn.ModuleList)
+
+
+def _trace(model: nn.Module) -> tuple[list[dict], dict[str, nn.Module]]:
+    """The network as steps, with copies of its layers."""
+    import copy
+
+    steps: list[dict] = []
+    layers: dict[str, nn.Module] = {}
+    names: dict[fx.Node, str] = {}
+    known = [*_program.LAYERS, "BinaryConv2d", "BinaryLinear"]
+    for node in _Tracer().trace(model).nodes:
+        if node.op == "placeholder":
+            names[node] = _program.INPUT
+        elif node.op == "call_module":
+            layer = model.get_submodule(node.target)
+            kind = type(layer).__name__
+            if isinstance(layer, _NOTHING):
+                names[node] = names[node.args[0]]
+                continue
+            if kind not in known:
+                raise ValueError(f"pack: layer {node.target!r} is a {kind}, which a packed network can't have; "
+                                 f"expected one of {sorted(known)}")  # fmt: skip
+            name = node.name if node.name not in layers else f"{node.name}_{len(steps)}"
+            layers[name] = copy.deepcopy(layer)
+            steps.append({"name": name, "kind": kind, "inputs": [names[a] for a in node.args], "args": {}})
+            names[node] = name
+        elif node.op in ("call_function", "call_method"):
+            steps.append(_function_step(node, names))
+            names[node] = node.name
+        elif node.op == "output":
+            if names[node.args[0]] != steps[-1]["name"]:
+                raise ValueError("pack: the model's output must be its last operation, a single tensor")
+        else:
+            raise ValueError(f"pack: the model reads {node.target!r} directly, which a packed network can't do")
+    return steps, layers
+
+
+def _function_step(node: fx.Node, names: dict[fx.Node, str]) -> dict:
+    kind = _FUNCTIONS.get(node.target)
+    if kind is None or any(not isinstance(a, fx.Node) for a in node.args[:1] if kind != "cat"):
+        raise ValueError(f"pack: operation {node.target!r} is not one that a packed network has; "
+                         f"expected one of {sorted(_program.FUNCTIONS)}")  # fmt: skip
+    args = list(node.args)
+    if kind == "add" and len(args) == 2 and all(isinstance(a, fx.Node) for a in args) and not node.kwargs:
+        inputs, values = args, {}
+    elif kind == "cat":
+        inputs, values = list(args[0]), {"dim": node.kwargs.get("dim", args[1] if len(args) > 1 else 0)}
+    elif kind == "flatten":
+        inputs, values = args[:1], {"start_dim": args[1] if len(args) > 1 else node.kwargs.get("start_dim", 0)}
+    elif kind == "adaptive_avg_pool2d":
+        inputs, values = args[:1], {"output_size": args[1]}
+    elif kind == "relu":
+        inputs, values = args[:1], {}
+    else:
+        raise ValueError(f"pack: {node.target!r} with arguments {args} is not one that a packed network has")
+    return {"name": node.name, "kind": kind, "inputs": [names[i] for i in inputs], "args": values}
+
+
+def _users(name: str, steps: list[dict]) -> list[dict]:
+    return [step for step in steps if name in step["inputs"]]
+
+
+def _only_user(name: str, steps: list[dict]) -> dict | None:
+    users = _users(name, steps)
+    return users[0] if len(users) == 1 and users[0]["inputs"].count(name) == 1 else None
+
+
+def _absorb(step: dict, user: dict, steps: list[dict]) -> None:
+    """`step` takes the place of `user`, and its name: later steps need no change."""
+    steps.remove(step)
+    steps[steps.index(user)] = step
+    step["name"] = user["name"]
+
+
+def _fold_real_norms(steps: list[dict], layers: dict[str, nn.Module]) -> None:
+    """Conv2d followed by nothing but BatchNorm2d becomes one Conv2d."""
+    for step in list(steps):
+        user = _only_user(step["name"], steps)
+        if step["kind"] == "Conv2d" and user is not None and user["kind"] == "BatchNorm2d":
+            layers[user["name"]] = fuse_conv_bn_eval(layers[step["name"]], layers[user["name"]])
+            _absorb(step, user, steps)
+
+
+def _norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """BatchNorm in eval mode as y = factor x + offset, float64."""
+    factor = (norm.running_var.double() + norm.eps).rsqrt()
+    factor = factor * norm.weight.double() if norm.affine else factor
+    offset = -norm.running_mean.double() * factor
+    return factor, offset + norm.bias.double() if norm.affine else offset
+
+
+def _pack_step(step: dict, steps: list[dict], layers: dict[str, nn.Module], fold: bool) -> None:
+    """Replace a training layer, and with `fold` the batch norm, addition and RPReLU that follow only it."""
+    layer = layers[step["name"]]
+    words, _, alpha = binarize_weight(layer.weight.detach(), layer.scale)
+    scale = alpha.double() if alpha.numel() else torch.ones(len(words), dtype=torch.float64, device=words.device)
+    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.detach().double()
+    rprelu = None
+    if fold:
+        user = _only_user(step["name"], steps)
+        if user is not None and isinstance(layers.get(user["name"]), _NORMS):
+            factor, offset = _norm_affine(layers[user["name"]])
+            scale, bias = scale * factor, bias * factor + offset
+            _absorb(step, user, steps)
+            user = _only_user(step["name"], steps)
+        if user is not None and user["kind"] == "add":
+            other = next(name for name in user["inputs"] if name != step["name"])
+            _absorb(step, user, steps)
+            step["inputs"].append(other)
+            user = _only_user(step["name"], steps)
+        if user is not None and user["kind"] == "RPReLU":
+            rprelu = layers[user["name"]]
+            _absorb(step, user, steps)
+    layers[step["name"]] = _packed_layer(layer, words, scale, bias, rprelu)
+    step["kind"] = type(layers[step["name"]]).__name__
+
+
+def _packed_layer(layer: BinaryConv2d | BinaryLinear, words: Tensor, scale: Tensor, bias: Tensor,
+                  rprelu: RPReLU | None) -> PackedBinaryConv2d | PackedBinaryLinear:  # fmt: skip
+    flags = {"has_shift": layer.shift is not None, "has_rprelu": rprelu is not None}
+    if isinstance(layer, BinaryLinear):
+        packed = PackedBinaryLinear(layer.in_features, layer.out_features, **flags)
+    else:
+        packed = PackedBinaryConv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
+                                    layer.padding, layer.dilation, layer.groups, layer.pad_value, **flags)  # fmt: skip
+    packed = packed.to(words.device)
+    packed.weight.copy_(words)
+    packed.scale.copy_(scale)
+    packed.bias.copy_(bias)
+    if layer.shift is not None:
+        packed.shift.copy_(layer.shift.detach())
+    if rprelu is not None:
+        packed.rprelu.copy_(torch.stack([rprelu.before, rprelu.slope, rprelu.after]).detach())
+    return packed
+
+
+def _keep_bits(steps: list[dict], layers: dict[str, nn.Module]) -> None:
+    """Let a packed layer hand words to the first packed layer that reads its stream, and drop a stream unread."""
+    for step in steps:
+        producer = layers.get(step["name"])
+        if not isinstance(producer, _program.PACKED):
+            continue
+        name = step["name"]
+        readers = [s for s in _users(name, steps) if isinstance(layers.get(s["name"]), _program.PACKED)
+                   and s["inputs"][0] == name and _same_rank(producer, layers[s["name"]])]  # fmt: skip
+        if not readers:
+            continue
+        reader = layers[readers[0]["name"]]
+        shift = reader.shift if reader.shift is not None else torch.zeros_like(producer.scale)
+        producer.words, producer.next_shift = True, shift.clone()
+        reader.has_shift, reader.shift = False, None
+        readers[0]["inputs"][0] = name + _program.WORDS
+        if not _users(name, steps):
+            producer.stream = False
+            readers[0]["inputs"][0] = name
+
+
+def _same_rank(producer: nn.Module, reader: nn.Module) -> bool:
+    return type(producer) is type(reader)

@@ -1,0 +1,139 @@
+"""What every recipe does first: check, choose the device, load the data, open the run folder, build the network."""
+
+import dataclasses
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnn import data as datasets
+from bnn import models
+from bnn.data import Data
+from bnn.recipes._config import RunConfig, TrainConfig, require, to_dict
+from bnn.training import device as devices
+from bnn.training import seed as seeds
+from bnn.training.device import Device
+from bnn.training.run import Run, check_folder, load_model, read_config, versions
+
+DATA_FIELDS = ("draw", "image_size", "num_classes", "profile", "imbalance", "n_max")
+HOLD_OUT = 20  # every 20th source image is kept for validation
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open run: its folder, data and device."""
+
+    run: Run
+    data: Data
+    device: Device
+    counts: Tensor  # training images of each class, int64 [K], on the device
+
+    def inputs(self, batch: dict, seed: int) -> Tensor:
+        """The augmented, normalized images of a training batch, [B, C, H, W] float32 channels-last."""
+        augmented = datasets.augment(
+            batch["image"], batch["index"], seed=seed, epoch=batch["epoch"], flip=self.data.flip
+        )
+        return self.data.preprocess.normalize(augmented).contiguous(memory_format=torch.channels_last)
+
+
+def begin(recipe: str, config: TrainConfig) -> Session:
+    """Everything that can fail because of a wrong argument fails here, before anything is trained or overwritten."""
+    check_train(config)
+    device = devices.start(config.device, config.precision)
+    fields = {"recipe": recipe, **to_dict(config), **device.resolved}
+    folder = config.out or Path("runs") / f"{recipe}-{config.data.replace(':', '-').replace('/', '-')}-s{config.seed}"
+    if device.main:
+        check_folder(folder, fields, resume=config.resume, overwrite=config.overwrite)
+    data = load_data(fields)
+    return open_session(folder, fields, data, network(config, data), device, config)
+
+
+def open_session(
+    folder: Path, fields: dict[str, Any], data: Data, net: dict[str, Any], device: Device, config: RunConfig
+) -> Session:
+    """Write config.json (or compare with the one there) and return the open run."""
+    record = {
+        **fields,
+        "network": net,
+        "classes": list(data.classes),
+        "class_counts": data.class_counts.tolist(),
+        "preprocess": data.preprocess.to_dict(),
+        "versions": versions(),
+        "command": shlex.join(["bnn", *sys.argv[1:]]),
+    }
+    run = Run(folder, record, resume=config.resume, overwrite=config.overwrite, main=device.main)
+    device.accelerator.wait_for_everyone()
+    return Session(run, data, device, data.class_counts.to(device.torch))
+
+
+def check_train(config: TrainConfig) -> None:
+    """Raise ValueError for a number out of range or an unknown model."""
+    require(config.model in models.names(), "model", f"one of {', '.join(models.names())}", config.model)
+    require(config.epochs >= 1, "epochs", "at least 1", config.epochs)
+    require(config.batch_size >= 2, "batch-size", "at least 2", config.batch_size)
+    require(config.lr > 0, "lr", "a number above 0", config.lr)
+    require(config.weight_decay >= 0, "weight-decay", "0 or more", config.weight_decay)
+
+
+def load_data(fields: dict[str, Any], **changes: Any) -> Data:
+    """The data of a run from its recorded fields; `changes` replace some of them."""
+    fields = {**fields, **changes}
+    source = fields.get("split") == "source"
+    known = {name: fields[name] for name in DATA_FIELDS if fields.get(name) is not None}
+    data = datasets.load(fields["data"], **known, **({"source": True} if source else {}))
+    return _source_as_data(data) if source else data
+
+
+def _source_as_data(data: Data) -> Data:
+    """The source split as a data set of its own: every 20th image is validation and test, the others train."""
+    images = data.splits["source"]
+    index = torch.arange(len(images))
+    held_out, train = images.subset(index[index % HOLD_OUT == 0]), images.subset(index[index % HOLD_OUT != 0])
+    return dataclasses.replace(
+        data,
+        classes=data.source_classes,
+        splits={"train": train, "val": held_out, "test": held_out},
+        class_counts=train.labels.bincount(minlength=len(data.source_classes)),
+        source_classes=(),
+    )
+
+
+def network(config: TrainConfig, data: Data) -> dict[str, Any]:
+    """Arguments of `bnn.models.build` for this data set."""
+    return {
+        "name": config.model,
+        "num_classes": len(data.classes),
+        "in_channels": len(data.preprocess.mean),
+        "image_size": config.image_size,
+    }
+
+
+def build_network(session: Session, config: TrainConfig, body_from: str | None = None) -> nn.Module:
+    """The network of config.json with weights drawn from the seed, its body from another run if one is given.
+
+    The classifier of that run is taken too when it has the same classes, else it starts anew.
+
+    Raises:
+        ValueError: the other run's network has another body.
+    """
+    seeds.seed_torch("weights", config.seed)
+    model = models.build(**session.run.config["network"])
+    if body_from is not None:
+        _copy_body(model, session.run.config, body_from)
+    return model
+
+
+def _copy_body(model: nn.Module, config: dict[str, Any], body_from: str) -> None:
+    theirs, ours = read_config(Path(body_from)), config["network"]
+    for name in ("name", "in_channels"):
+        was = theirs["network"][name]
+        if was != ours[name]:
+            raise ValueError(f"--from {body_from}: its {name} is {was!r}, this run's is {ours[name]!r}: no common body")
+    state = load_model(Path(body_from)).state_dict()
+    if theirs["classes"] != config["classes"]:
+        state = {name: value for name, value in state.items() if not name.startswith("classifier.")}
+    model.load_state_dict(state, strict=False)

@@ -1,0 +1,212 @@
+"""CANDLE: calibrate a teacher on the long tail, distil it into a binary student (Kim et al., arXiv 2404.00285).
+
+1. calibrate   f_T frozen and in eval mode; a new linear classifier g_T on its features learns the long-tailed images
+               with a loss that knows the class counts. This is the only place where the long tail enters.
+2. distil      J = (1 - lambda) L_FS + lambda L_KL,     lambda = sigmoid(MLP([L_FS, L_KL, progress]))
+               L_FS = 1 - cos(P f_S(x), f_T(x)),        L_KL = T^2 KL(softmax(z_T / T) || softmax(z_S / T))
+               the student descends J (lambda fixed), the MLP ascends J (the losses fixed), with one learning rate.
+
+Not in what could be read of the paper, and therefore options: which term lambda weighs (balance_on), the MLP's input,
+the temperature (a teacher that is almost one-hot at T = 1 passes the long tail on; T = 4 does not), the form of L_FS.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnn import losses, metrics, models
+from bnn.recipes import _report
+from bnn.recipes._config import From, TrainConfig, require
+from bnn.recipes._distillation import Teacher, TrainingImages, cache_features, views
+from bnn.recipes._report import Result
+from bnn.recipes._session import Session, begin, build_network
+from bnn.recipes.plain import Loss, make_loss
+from bnn.training import seed as seeds
+from bnn.training.distributed import mean_across
+from bnn.training.loop import fit
+from bnn.training.run import load_model, read_config
+from bnn.training.sampler import BatchSampler
+
+
+@dataclass(frozen=True)
+class Config(TrainConfig):
+    """Distil a calibrated teacher into a binary student."""
+
+    teacher: str = "glyphs"
+    """glyphs (the network that ships with bnn) or the folder of a run."""
+    calibration_loss: Loss = "balanced_softmax"
+    """Loss of the teacher's new classifier."""
+    calibration_sampler: Literal["instance", "class_balanced"] = "instance"
+    """Sampling for it."""
+    calibration_steps: int = 1500
+    """Its steps, rounded to whole passes over the cached features."""
+    calibration_lr: float = 5e-3
+    """Its learning rate (AdamW)."""
+    calibration_weight_decay: float = 0.3
+    """Its weight decay (AdamW, decoupled), 1 / step / learning rate."""
+    calibration_views: int = 4
+    """Augmented views of every image in the cache, beside the clean one."""
+    temperature: float = 4.0
+    """T of the distillation."""
+    balance: Literal["adversarial", "fixed"] = "adversarial"
+    """Who chooses lambda: an MLP that maximizes J, or fixed_balance."""
+    balance_on: Literal["kl", "features"] = "kl"
+    """The term that lambda weighs; the other one gets 1 - lambda."""
+    fixed_balance: float = 0.5
+    """lambda if fixed, 0 to 1."""
+    ce_weight: float = 0.0
+    """Weight of an added cross-entropy with the labels."""
+    mixup: bool = False
+    """Train on a x + (1 - a) x', a uniform in [0, 1), x' another training image; the teacher labels the mixture."""
+    teacher_resolutions: tuple[int, ...] = ()
+    """Image sides for the teacher, pixels; empty: image_size only. Images are rendered at the largest and pooled."""
+    multires_in: Literal["calibration", "distill", "both"] = "calibration"
+    """Where the teacher sees all of them (distill: mean of its features over the sizes)."""
+    from_run: From = None
+    """Run whose body (all but the classifier) the student starts from."""
+
+
+def run(config: Config) -> Result:
+    """Calibrate, distil, evaluate on the test split, fill the run folder; returns folder and table."""
+    check(config)
+    session = begin("candle", config)
+    largest = max(config.image_size, *config.teacher_resolutions, 0)
+    images = TrainingImages(session, config.seed, largest, config.mixup)
+    teacher = load_teacher(config, session)
+    student = build_network(session, config, config.from_run)
+
+    calibrate(config, session, teacher, images)
+    distil(config, session, teacher, student, images)
+
+    session.run.save_model(student)
+    logits, labels = _report.outputs(session, student, session.data.splits["test"])
+    counts = session.data.class_counts
+    guide = _report.row("teacher, calibrated", *_report.outputs(session, teacher, session.data.splits["test"]), counts)
+    rows = [_report.row(f"{config.model}, candle", logits, labels, counts), guide]
+    return _report.write(session, rows, logits, labels)
+
+
+def check(config: Config) -> None:
+    """Raise ValueError for values that exclude each other or lie outside their range."""
+    require(config.temperature > 0, "temperature", "a number above 0", config.temperature)
+    require(0 <= config.fixed_balance <= 1, "fixed-balance", "0 to 1", config.fixed_balance)
+    require(config.ce_weight >= 0, "ce-weight", "0 or more", config.ce_weight)
+    require(
+        not (config.mixup and config.ce_weight),
+        "ce-weight",
+        "0 with --mixup (a mixture has no label)",
+        config.ce_weight,
+    )
+    require(config.calibration_steps >= 1, "calibration-steps", "at least 1", config.calibration_steps)
+    require(config.calibration_views >= 0, "calibration-views", "0 or more", config.calibration_views)
+    require(
+        all(s >= 8 for s in config.teacher_resolutions), "teacher-resolutions", "8 or more", config.teacher_resolutions
+    )
+    for name in (config.from_run, None if config.teacher == "glyphs" else config.teacher):
+        if name is not None:
+            read_config(Path(name))
+
+
+def load_teacher(config: Config, session: Session) -> Teacher:
+    """The frozen encoder with a new classifier for this data set."""
+    shipped = config.teacher == "glyphs"
+    encoder = models.pretrained("glyph_teacher") if shipped else load_model(Path(config.teacher))
+    wanted = session.run.config["network"]["in_channels"]
+    channels = next(p for p in encoder.parameters() if p.dim() == 4).shape[1]
+    require(channels == wanted, "teacher", f"a network for images of {wanted} channels, not {channels}", config.teacher)
+    seeds.seed_torch("teacher", config.seed)
+    teacher = Teacher(encoder, len(session.data.classes))
+    return teacher.to(session.device.torch, memory_format=torch.channels_last)
+
+
+def calibrate(config: Config, session: Session, teacher: Teacher, images: TrainingImages) -> None:
+    """Phase 1: train the teacher's classifier on cached features."""
+    if session.run.finished("calibrate", teacher.classifier):
+        return
+    device = session.device.torch
+    cache = cache_features(teacher, images, sizes_in(config, "calibration"), config.calibration_views, device)
+    loss = make_loss(config.calibration_loss, session.counts)
+    val, val_labels = _report.outputs(session, teacher.features, session.data.splits["val"])
+
+    def step(batch: dict) -> dict[str, Tensor]:
+        return {"loss": loss(teacher.classifier(batch["feature"]), batch["label"])}
+
+    def evaluate() -> dict[str, float]:
+        with torch.no_grad():
+            logits = teacher.classifier(val.to(device)).cpu()
+        return metrics.evaluate(logits, val_labels, session.data.class_counts, bootstrap=0)
+
+    balanced = config.calibration_sampler == "class_balanced"
+    batches = BatchSampler(cache.labels, config.batch_size, seed=config.seed, balanced=balanced)
+    rate, decay = config.calibration_lr, config.calibration_weight_decay
+    optimizer = torch.optim.AdamW(teacher.classifier.parameters(), lr=rate, weight_decay=decay)
+    epochs = max(1, round(config.calibration_steps / len(batches)))
+    training = (teacher.classifier, step, cache, batches, optimizer, session.device)
+    fit(session.run, "calibrate", *training, epochs=epochs, evaluate=evaluate, float32=True)
+
+
+def distil(config: Config, session: Session, teacher: Teacher, student: nn.Module, images: TrainingImages) -> None:
+    """Phase 2: train student, projection and balance with one loss and one optimizer."""
+    same = student.feature_dim == teacher.feature_dim
+    project = nn.Identity() if same else nn.Linear(student.feature_dim, teacher.feature_dim, bias=False)
+    balance = Balance() if config.balance == "adversarial" else nn.Identity()
+    modules = nn.ModuleDict({"student": student, "projection": project, "balance": balance})
+    sizes = sizes_in(config, "distill")
+
+    def step(batch: dict) -> dict[str, Tensor]:
+        x = images(batch)
+        wanted = torch.stack([teacher.features(view) for view in views(x, sizes)]).mean(0)
+        features = student.features(views(x, [config.image_size])[0])
+        logits = student.classifier(features)
+        fs = losses.feature_cosine(project(features), wanted)
+        with torch.no_grad():
+            wanted_logits = teacher.classifier(wanted)
+        kl = losses.kl_distillation(logits, wanted_logits, config.temperature)
+        values = objective(config, balance, fs, kl, batch["progress"])
+        if config.ce_weight:
+            values["loss"] = values["loss"] + config.ce_weight * F.cross_entropy(logits, batch["label"])
+        return values
+
+    batches = BatchSampler(images.dataset.labels, config.batch_size, seed=config.seed)
+    optimizer = torch.optim.Adam(modules.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    training = (modules, step, images.dataset, batches, optimizer, session.device)
+    fit(session.run, "distil", *training, epochs=config.epochs, evaluate=_report.validation(session, student))
+
+
+class Balance(nn.Module):
+    """lambda in (0, 1) from [L_FS, L_KL, progress]; float32, since bfloat16 can't tell 0.999 from 1."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        layers = (nn.Linear(3, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        with torch.autocast(seen.device.type, enabled=False):
+            return self.layers(seen).sigmoid().squeeze()
+
+
+def objective(config: Config, balance: nn.Module, fs: Tensor, kl: Tensor, progress: float) -> dict[str, Tensor]:
+    """J, with the gradient of J for the student and of -J for the balance: one backward pass serves both."""
+    seen = mean_across(torch.stack([fs, kl]))
+    lam = fs.new_tensor(config.fixed_balance)
+    if config.balance == "adversarial":
+        lam = balance(torch.cat([seen, seen.new_tensor([progress])]))
+
+    def mean(weight: Tensor, fs: Tensor, kl: Tensor) -> Tensor:
+        other, weighed = (fs, kl) if config.balance_on == "kl" else (kl, fs)
+        return (1 - weight) * other + weight * weighed
+
+    ascent = mean(lam, seen[0], seen[1])
+    loss = mean(lam.detach(), fs, kl) - (ascent - ascent.detach())  # the bracket is 0: the value is J
+    return {"loss": loss, "features": fs, "kl": kl, "lambda": lam}
+
+
+def sizes_in(config: Config, phase: Literal["calibration", "distill"]) -> tuple[int, ...]:
+    """Image sides at which the teacher looks in a phase."""
+    several = config.teacher_resolutions and config.multires_in in (phase, "both")
+    return config.teacher_resolutions if several else (config.image_size,)

@@ -1,0 +1,100 @@
+"""Prior2Posterior on a finished run: remove the class prior the model itself has learned (Bhat et al., WACV 2025).
+
+    case 1, cross-entropy      P_m = mean_i softmax(z_i),              z' = z - log P_m
+    case 2, balanced softmax   q = mean_i softmax(z_i + log pi),       z' = z - log(q / pi)
+
+Nothing is trained. The mean runs over the training images without augmentation, the model in eval mode. Beside it
+stands the control that knows only the class counts: z - log pi (for a model of case 2 that is z itself).
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from bnn import posthoc
+from bnn.recipes import _report
+from bnn.recipes._config import From, RunConfig, require, to_dict
+from bnn.recipes._report import Result
+from bnn.recipes._session import Session, load_data, open_session
+from bnn.training import device as devices
+from bnn.training.run import check_folder, load_model, read_config
+
+DATA = ("data", "draw", "image_size", "num_classes", "profile", "imbalance", "n_max", "split", "model", "seed")
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Correct the logits of a finished run; its weights stay as they are."""
+
+    from_run: From = None
+    """Run to correct (required)."""
+    case: Literal["auto", "1", "2"] = "auto"
+    """1: trained with cross-entropy or distilled; 2: with balanced_softmax; auto: by the run's loss."""
+    reference: Literal["train", "val"] = "train"
+    """Images to average over; val is weighted to the class frequencies of train."""
+    strength: float = 1.0
+    """Factor on the correction; 0 changes nothing, 1 is the method."""
+
+
+def run(config: Config) -> Result:
+    """Estimate the offsets, evaluate before and after on the test split; returns folder and table."""
+    require(config.from_run is not None, "from", "the folder of a finished run", None)
+    require(config.strength >= 0, "strength", "0 or more", config.strength)
+    origin = Path(config.from_run)
+    model = load_model(origin)
+    session = _begin(config, origin)
+    counts = session.data.class_counts
+    case = detect_case(session.run.config) if config.case == "auto" else int(config.case)
+
+    logits, labels = _report.outputs(session, model.to(session.device.torch), session.data.splits[config.reference])
+    if config.reference == "val":
+        logits = as_in_training(logits, labels, counts)
+    offsets = posthoc.prior2posterior(logits, counts if case == 2 else None, strength=config.strength)
+
+    logits, labels = _report.outputs(session, model, session.data.splits["test"])
+    after = posthoc.apply(logits, offsets=offsets)
+    rows = [
+        _report.row("before", logits, labels, counts),
+        _report.row(f"p2p, case {case}", after, labels, counts),
+    ]
+    if case == 1:
+        control = posthoc.apply(logits, offsets=posthoc.logit_adjustment(counts))
+        rows.append(_report.row("control: minus log pi", control, labels, counts))
+    if session.run.main:
+        shutil.copyfile(origin / "model.safetensors", session.run.folder / "model.safetensors")
+    session.run.write_json("posthoc.json", {"temperature": 1.0, "logit_offsets": offsets.tolist()})
+    return _report.write(session, rows, after, labels)
+
+
+def _begin(config: Config, origin: Path) -> Session:
+    source = read_config(origin)
+    if (origin / "posthoc.json").exists():
+        raise ValueError(f"--from {origin}: it is corrected already; give the run it came from, {source['from']}")
+    device = devices.start(config.device, "no")
+    inherited = {name: source[name] for name in (*DATA, "loss") if name in source}
+    fields = {"recipe": "p2p", **inherited, "base_recipe": source["recipe"], **to_dict(config), **device.resolved}
+    folder = config.out or origin.with_name(f"{origin.name}-p2p")
+    if device.main:
+        check_folder(folder, fields, resume=config.resume, overwrite=config.overwrite)
+    data = load_data(fields)
+    if list(data.classes) != source["classes"]:
+        raise ValueError(f"--from {origin}: the classes of {source['data']} have changed since it was trained")
+    return open_session(folder, fields, data, source["network"], device, config)
+
+
+def detect_case(fields: dict[str, Any]) -> int:
+    """2 for a run trained with balanced softmax, else 1: what counts is the softmax that the training loss saw."""
+    return 2 if fields.get("loss") == "balanced_softmax" else 1
+
+
+def as_in_training(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+    """Rows of logits [N, K] repeated so that the classes are as frequent as `counts` [K] says.
+
+    Exact where every class has equally many rows (a balanced split), else rounded to whole repetitions.
+    """
+    present = labels.bincount(minlength=len(counts))
+    times = (counts * present.max() / present.clamp_min(1)).round().long()
+    return logits.repeat_interleave(times[labels], dim=0)

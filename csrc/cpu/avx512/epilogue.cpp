@@ -1,0 +1,15 @@
+#include "cpu/avx512/vec.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/dispatch.h"
+#include "cpu/ukernels.h"
+
+BNN_AVX512_BEGIN
+
+namespace bnn::cpu::avx512 {
+#include "cpu/generic/epilogue.inl"
+}  // namespace bnn::cpu::avx512
+
+BNN_TARGET_END

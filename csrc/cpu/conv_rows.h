@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+
+#include "bnn/binary_conv2d.h"
+
+namespace bnn::cpu {
+
+// Walks output pixels in memory order.
+struct PixelCursor {
+  int64_t n, oh, ow;
+
+  PixelCursor(const ConvGeometry& g, int64_t pixel)
+      : n(pixel / (g.OH * g.OW)), oh(pixel / g.OW % g.OH), ow(pixel % g.OW) {}
+
+  void next(const ConvGeometry& g) {
+    if (++ow < g.OW) return;
+    ow = 0;
+    if (++oh < g.OH) return;
+    oh = 0;
+    ++n;
+  }
+};
+
+// Filter windows of `count` output pixels, taps concatenated bit by bit: [count, row_words]. Taps outside are filled with the
+// bits of pad_value (0 counts as +1 here and is taken off afterwards).
+void gather_windows(const BinaryConv2d& p, int64_t group, int64_t first, int64_t count, uint64_t* windows);
+
+// One filter [taps, Lg] in the same form: [row_words].
+void pack_filter(const BinaryConv2d& p, const uint64_t* filter, uint64_t* row);
+
+// Depthwise filters for one (multiplier, tap): slice i of panels.
+void slice_tap(const BinaryConv2d& p, int64_t i);
+
+// dot [count, ld] of a depthwise convolution, 64 channels a word at once.
+void depthwise_rows(const BinaryConv2d& p, int64_t first, int64_t count, int32_t* dot);
+
+}  // namespace bnn::cpu

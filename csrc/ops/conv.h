@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "bnn/binary_conv2d.h"
+#include "ops/tensor.h"
+
+namespace bnn::ops {
+
+struct ConvArguments {
+  int64_t in_channels;
+  const std::vector<int64_t>& stride;    // vertical, horizontal
+  const std::vector<int64_t>& padding;
+  const std::vector<int64_t>& dilation;
+  int64_t groups;
+  int64_t pad_value;
+};
+
+// Sizes of a convolution of `image` (N, H, W) with `filters` (K, R, S), every argument checked.
+ConvGeometry conv_geometry(const char* op, const std::vector<int64_t>& image, const std::vector<int64_t>& filters,
+                           const ConvArguments& a);
+
+// Contiguous words x [N, H, W, L], weight [K, R, S, Lg]; output rows leave through the epilogue.
+void run_conv(const ConvGeometry& geometry, const Tensor& x, const Tensor& weight, const Epilogue& epilogue);
+
+}  // namespace bnn::ops

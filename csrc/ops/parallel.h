@@ -1,0 +1,42 @@
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+namespace bnn::ops {
+
+// Below this many steps (elements, or words times filters) a thread costs more than it brings.
+inline constexpr int64_t kGrain = 32768;
+
+// f(begin, end) over [0, count), work = steps per item
+template <class F>
+void parallel(int64_t count, int64_t work, const F& f) {
+  if (count <= 0) return;
+  torch::stable::parallel_for(0, count, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, work)), f);
+}
+
+// Uninitialized words, aligned to a cache line, kept by the thread between calls. One buffer per slot.
+enum class Slot { call, thread };
+
+template <Slot slot>
+uint64_t* scratch(int64_t words) {
+  struct Free {
+    void operator()(uint64_t* p) const { std::free(p); }
+  };
+  thread_local std::unique_ptr<uint64_t, Free> buffer;
+  thread_local int64_t capacity = 0;
+  if (words > capacity) {
+    const int64_t rounded = (words + 7) / 8 * 8;
+    capacity = 0;
+    buffer.reset(static_cast<uint64_t*>(std::aligned_alloc(64, static_cast<size_t>(rounded) * sizeof(uint64_t))));
+    if (!buffer) throw std::bad_alloc();
+    capacity = rounded;
+  }
+  return buffer.get();
+}
+
+}  // namespace bnn::ops

@@ -1,0 +1,131 @@
+#include "bnn/sign_ste.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "bnn/bits.h"
+#include "ops/check.h"
+#include "ops/parallel.h"
+#include "ops/ste.h"
+#include "ops/tensor.h"
+
+namespace bnn::ops {
+namespace {
+
+using Kernel = void(const SignSte&, int64_t, int64_t);
+
+// Runs a kernel whose output has the strides of x; rows are made where x has none.
+Tensor run_like(const Tensor& x, SignSte p, Kernel* kernel) {
+  const Tensor result = torch::stable::empty_like(x);
+  const bool direct = is_channels_last(x) && is_channels_last(result);
+  Tensor rows = direct ? result : empty_rows(shape_of(x), x.scalar_type());
+  p.out = mutable_span_of(rows);
+  parallel(row_count(x), p.channels, [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
+  if (direct) return result;
+  Tensor target = result;
+  return torch::stable::copy_(target, rows);
+}
+
+}  // namespace
+
+// +-1 in the dtype of x
+Tensor sign_ste(const Tensor& x, const std::optional<Tensor>& shift, std::string surrogate) {
+  check_rows("sign_ste", "x", x);
+  surrogate_of("sign_ste", surrogate);
+  const ChannelVector shift_vector("sign_ste", "shift", shift, x.size(1));
+  const Tensor rows = channels_innermost(x);
+  SignSte p;
+  p.x = span_of(rows);
+  p.shift = shift_vector.data();
+  p.channels = x.size(1);
+  return run_like(x, p, cpu::sign_ste);
+}
+
+// grad, x -> gradient of x, dtype and strides of x
+Tensor sign_ste_backward(const Tensor& grad, const Tensor& x, const std::optional<Tensor>& shift,
+                         std::string surrogate) {
+  const char* op = "sign_ste_backward";
+  check_rows(op, "x", x);
+  check_shape(op, "grad", grad, x.sizes());
+  check_float(op, "grad", grad);
+  const ChannelVector shift_vector(op, "shift", shift, x.size(1));
+  const Tensor rows = channels_innermost(x);
+  const Tensor grad_rows = channels_innermost(torch::stable::to(grad, x.scalar_type()));
+  SignSte p;
+  p.x = span_of(rows);
+  p.shift = shift_vector.data();
+  p.channels = x.size(1);
+  p.surrogate = surrogate_of(op, surrogate);
+  p.grad = span_of(grad_rows);
+  return run_like(x, p, cpu::sign_ste_backward);
+}
+
+Residue make_residue(const char* op, const Tensor& x, const std::optional<Tensor>& shift, Surrogate surrogate) {
+  const int64_t channels = x.size(1), L = words_for(channels);
+  const ChannelVector shift_vector(op, "shift", shift, channels);
+  const bool clip = surrogate == Surrogate::clip;
+  const Tensor rows = channels_innermost(x);
+  const Tensor words = empty(innermost_shape(x, L), ScalarType::Long);
+  const Tensor residue = empty(innermost_shape(x, clip ? L : channels), clip ? ScalarType::Long : ScalarType::Byte);
+  SignSte p;
+  p.x = span_of(rows);
+  p.shift = shift_vector.data();
+  p.channels = channels;
+  p.surrogate = surrogate;
+  p.words = static_cast<uint64_t*>(words.mutable_data_ptr());
+  p.residue = residue.mutable_data_ptr();
+  parallel(row_count(x), channels, [&](int64_t begin, int64_t end) { cpu::ste_residue(p, begin, end); });
+  return {words, residue};
+}
+
+// x -> words [N, H, W, L], residue [N, H, W, L] int64 (clip) or [N, H, W, C] uint8 (polynomial); likewise for [M, C]
+std::tuple<Tensor, Tensor> ste_residue(const Tensor& x, const std::optional<Tensor>& shift, std::string surrogate) {
+  check_rows("ste_residue", "x", x);
+  Residue r = make_residue("ste_residue", x, shift, surrogate_of("ste_residue", surrogate));
+  return {r.words, r.residue};
+}
+
+// grad [N, C, H, W] or [M, C] -> the same shape with channels-last strides
+Tensor ste_residue_backward(const Tensor& grad, const Tensor& residue, std::string surrogate) {
+  const char* op = "ste_residue_backward";
+  check_rows(op, "grad", grad);
+  SignSte p;
+  p.surrogate = surrogate_of(op, surrogate);
+  p.channels = grad.size(1);
+  const bool clip = p.surrogate == Surrogate::clip;
+  check_cpu(op, "residue", residue);
+  check_shape(op, "residue", residue, innermost_shape(grad, clip ? words_for(p.channels) : p.channels));
+  BNN_CHECK(residue.scalar_type() == (clip ? ScalarType::Long : ScalarType::Byte), op, "residue",
+            clip ? "int64 for 'clip'" : "uint8 for 'polynomial'", dtype_text(residue));
+  const Tensor rows = channels_innermost(grad);
+  const Tensor packed = torch::stable::contiguous(residue);
+  const Tensor result = empty_rows(shape_of(grad), grad.scalar_type());
+  p.grad = span_of(rows);
+  p.residue = const_cast<void*>(packed.const_data_ptr());
+  p.out = mutable_span_of(result);
+  parallel(row_count(grad), p.channels, [&](int64_t begin, int64_t end) { cpu::ste_residue_backward(p, begin, end); });
+  return result;
+}
+
+BinarizedWeight binarize_weight(const char* op, const Tensor& weight, const std::string& scale) {
+  BNN_CHECK(scale == "none" || scale == "mean", op, "scale", "one of ['none', 'mean']", "'" + scale + "'");
+  const Tensor rows = channels_innermost(weight);
+  const Residue r = make_residue(op, rows, std::nullopt, Surrogate::clip);
+  const int64_t K = weight.size(0);
+  const Tensor alpha = empty({scale == "mean" ? K : 0}, ScalarType::Float);
+  if (scale == "mean" && K > 0) {
+    const MeanAbs p{span_of(rows), weight.numel() / K, static_cast<float*>(alpha.mutable_data_ptr())};
+    parallel(K, p.length, [&](int64_t begin, int64_t end) { cpu::mean_abs(p, begin, end); });
+  }
+  return {r.words, r.residue, alpha};
+}
+
+}  // namespace bnn::ops
+
+STABLE_TORCH_LIBRARY_IMPL(bnn, CPU, m) {
+  m.impl("sign_ste", TORCH_BOX(&bnn::ops::sign_ste));
+  m.impl("sign_ste_backward", TORCH_BOX(&bnn::ops::sign_ste_backward));
+  m.impl("ste_residue", TORCH_BOX(&bnn::ops::ste_residue));
+  m.impl("ste_residue_backward", TORCH_BOX(&bnn::ops::ste_residue_backward));
+}

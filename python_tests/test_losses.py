@@ -1,0 +1,157 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+from torch.nn import functional as F
+
+from bnn import losses
+
+PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
+COUNTS = torch.tensor([200, 90, 30, 7, 2])
+
+
+def batch(seed=0, images=12, classes=5):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(images, classes, generator=generator, dtype=torch.float64, requires_grad=True)
+    return logits, torch.randint(classes, (images,), generator=generator)
+
+
+@pytest.mark.parametrize("tau", [0.0, 1.0, 1.5])
+def test_balanced_softmax_equals_the_formula(tau):
+    logits, labels = batch()
+    weighted = logits.exp() * (COUNTS / COUNTS.sum()) ** tau
+    expected = -(weighted / weighted.sum(1, keepdim=True))[range(12), labels].log().mean()
+    torch.testing.assert_close(losses.balanced_softmax(logits, labels, COUNTS, tau), expected)
+    one_hot = F.one_hot(labels, 5).double()
+    torch.testing.assert_close(losses.balanced_softmax(logits, one_hot, COUNTS, tau), expected)
+
+
+@PROPERTY
+@given(st.integers(0, 10**6), st.integers(1, 1000))
+def test_balanced_softmax_with_equal_counts_is_cross_entropy(seed, count):
+    logits, labels = batch(seed)
+    loss = losses.balanced_softmax(logits, labels, [count] * 5)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, labels))
+
+
+def test_balanced_softmax_leaves_the_balanced_posterior():
+    """Minimized over a constant input, raw logits are equal: the prior went into the offset."""
+    labels = torch.repeat_interleave(torch.arange(5), COUNTS)
+    z = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+    loss = losses.balanced_softmax(z.expand(len(labels), 5), labels, COUNTS)
+    assert torch.autograd.grad(loss, z)[0].abs().max() < 1e-12
+
+
+def test_label_aware_smoothing_equals_a_loop():
+    logits, labels = batch()
+    log_p = logits.log_softmax(1)
+    terms = []
+    for row, y in zip(log_p, labels.tolist(), strict=True):
+        e = 0.1 + (0.4 - 0.1) * math.sin(math.pi * (COUNTS[y].item() - 2) / (2 * (200 - 2)))
+        terms.append(-(1 - e) * row[y] - e * row.mean())
+    loss = losses.label_aware_smoothing(logits, labels, COUNTS, head=0.4, tail=0.1)
+    torch.testing.assert_close(loss, torch.stack(terms).mean())
+
+
+def test_label_aware_smoothing_of_one_class_is_label_smoothing():
+    logits, _ = batch()
+    for label, smoothing in ((0, 0.3), (4, 0.05)):
+        labels = torch.full((12,), label)
+        expected = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        loss = losses.label_aware_smoothing(logits, labels, COUNTS, head=0.3, tail=0.05)
+        torch.testing.assert_close(loss, expected)
+        equal = losses.label_aware_smoothing(logits, labels, [50] * 5, head=smoothing)
+        torch.testing.assert_close(equal, expected)
+
+
+def test_kl_distillation_equals_the_formula():
+    student, _ = batch(0)
+    teacher, _ = batch(1)
+    p, q = (teacher / 4).softmax(1), (student / 4).softmax(1)
+    expected = 16 * (p * (p / q).log()).sum(1).mean()
+    loss = losses.kl_distillation(student, teacher, 4.0)
+    torch.testing.assert_close(loss, expected)
+    gradient, none = torch.autograd.grad(loss, (student, teacher), allow_unused=True)
+    assert none is None
+    torch.testing.assert_close(gradient, 4 * (q - p) / 12)
+
+
+@PROPERTY
+@given(st.integers(0, 10**6), st.floats(0.2, 20), st.floats(-50, 50))
+def test_kl_distillation_properties(seed, temperature, constant):
+    student, _ = batch(seed)
+    teacher, _ = batch(seed + 1)
+    loss = losses.kl_distillation(student, teacher, temperature)
+    assert loss >= 0
+    torch.testing.assert_close(losses.kl_distillation(student + constant, teacher, temperature), loss)
+    assert losses.kl_distillation(student, student + constant, temperature).abs() < 1e-10
+
+
+def test_feature_cosine():
+    a = torch.tensor([[1.0, 0.0], [0.0, 2.0]], requires_grad=True)
+    assert losses.feature_cosine(a, 3 * a).item() == pytest.approx(0)
+    assert losses.feature_cosine(a, -a).item() == pytest.approx(2)
+    assert losses.feature_cosine(a, a.flip(1)).item() == pytest.approx(1)
+    assert losses.feature_cosine(a, torch.zeros_like(a)).item() == pytest.approx(1)
+    assert torch.autograd.grad(losses.feature_cosine(a.detach() + 1, a) + a.sum(), a)[0].tolist() == [[1, 1], [1, 1]]
+
+
+def test_gradients():
+    logits, labels = batch()
+    other, _ = batch(1)
+    assert gradcheck(lambda z: losses.balanced_softmax(z, labels, COUNTS), logits)
+    assert gradcheck(lambda z: losses.label_aware_smoothing(z, labels, COUNTS), logits)
+    assert gradcheck(lambda z: losses.kl_distillation(z, other, 2.0), logits)
+    assert gradcheck(lambda z: losses.feature_cosine(z, other), logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    logits, labels = batch()
+    z = logits.detach().to(dtype).requires_grad_()
+    for loss in (
+        lambda x: losses.balanced_softmax(x, labels, COUNTS),
+        lambda x: losses.label_aware_smoothing(x, labels, COUNTS),
+        lambda x: losses.kl_distillation(x, x.flip(0), 2.0),
+        lambda x: losses.feature_cosine(x, x.flip(0)),
+    ):
+        assert loss(z).dtype == torch.float32
+        torch.testing.assert_close(loss(z), loss(z.detach().float()))
+        assert torch.autograd.grad(loss(z), z)[0].dtype == dtype
+
+
+def test_no_look_at_values_on_a_device():
+    """Reading a value there would wait for it; the meta device can't be read at all."""
+    logits, labels, counts = torch.randn(12, 5, device="meta"), Y.to("meta"), COUNTS.to("meta")
+    assert losses.balanced_softmax(logits, labels, counts).shape == ()
+    assert losses.label_aware_smoothing(logits, labels, counts).shape == ()
+    with pytest.raises(ValueError, match="class counts: expected shape"):
+        losses.balanced_softmax(logits, labels, counts[:3])
+
+
+Z, Y = batch()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: losses.balanced_softmax(Z, Y, COUNTS[:4]), r"class counts: expected shape \[5\].* got \[4\]"),
+        (lambda: losses.balanced_softmax(Z, Y, [9, 9, 0, 9, 9]), "class counts: class 2 has 0 training images"),
+        (lambda: losses.balanced_softmax(Z, Y[:3], COUNTS), r"balanced_softmax: labels: expected shape \[12\]"),
+        (lambda: losses.balanced_softmax(Z[0], Y, COUNTS), r"logits: expected shape \[N, K\], got \[5\]"),
+        (
+            lambda: losses.label_aware_smoothing(Z, Y[:3], COUNTS),
+            r"label_aware_smoothing: labels: expected shape \[12\]",
+        ),
+        (lambda: losses.label_aware_smoothing(Z, Y, COUNTS, head=1.2), r"head and tail in \[0, 1\), got head=1.2"),
+        (lambda: losses.kl_distillation(Z, Z[:, :3], 1.0), r"kl_distillation: .*\[12, 5\].*\[12, 3\].*same classes"),
+        (lambda: losses.kl_distillation(Z, Z, 0.0), "temperature: expected a number above 0, got 0"),
+        (lambda: losses.feature_cosine(Z, Z[:, :3]), "feature_cosine: .*project the student"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,69 @@
+"""Builds bnn._C with CMake against the torch that is already installed. No downloads.
+
+BNN_BUILD=0 leaves the extension out; BNN_CUDA=auto|0|1 chooses the CUDA kernels.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+FIND_TORCH = (
+    "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
+)
+
+
+def find_torch() -> str | None:
+    """Folder of torch in the target environment (-I looks past an isolated build), else in the build's own."""
+    for flags in (["-I"], []):
+        found = subprocess.run([sys.executable, *flags, "-c", FIND_TORCH], cwd="/", capture_output=True, text=True)
+        if folder := found.stdout.strip():
+            return folder
+    return None
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        torch = find_torch()
+        if torch is None:
+            raise RuntimeError("bnn: torch is not installed; install it first, or set BNN_BUILD=0")
+        import pybind11
+
+        output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = Path(self.build_temp).resolve()
+        configure = [
+            "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            "-DCMAKE_BUILD_TYPE=Release",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DPython_INCLUDE_DIR={sysconfig.get_path('include')}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DBNN_TORCH_DIR={torch}",
+            f"-DBNN_VERSION={self.distribution.get_version()}",
+        ]  # fmt: skip
+        environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+        for command in (configure, ["cmake", "--build", str(build), "--target", "_C"]):
+            subprocess.run(command, check=True, env=environment)
+
+
+def wanted(variable: str, default: str, choices: tuple[str, ...]) -> str:
+    value = os.environ.get(variable, default)
+    if value not in choices:
+        raise SystemExit(f"bnn: {variable} must be one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+build = wanted("BNN_BUILD", "1", ("0", "1")) == "1"
+if wanted("BNN_CUDA", "auto", ("auto", "0", "1")) == "1":
+    raise SystemExit("bnn: BNN_CUDA=1, but the CUDA kernels are not there yet; use BNN_CUDA=auto or 0")
+
+setup(
+    ext_modules=[Extension("bnn._C", sources=[])] if build else [],
+    cmdclass={"build_ext": CMakeBuild},
+    setup_requires=["torch>=2.10"] if build and find_torch() is None else [],
+)
