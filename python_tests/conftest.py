@@ -10,10 +10,6 @@ import bnn
 COMPILED = [name for name in bnn.isa.available() if name != "reference"]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes more than about 20 s")
-
-
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

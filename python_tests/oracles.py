@@ -108,7 +108,8 @@ def pool(x: np.ndarray, h: int, w: int) -> np.ndarray:
 
 def eager_sign(v: Tensor, surrogate: str) -> Tensor:
     """sign(v) forward, the surrogate's derivative backward: what people write in plain torch."""
-    soft = v.clamp(-1, 1)
+    # not clamp: whether its gradient includes |v| = 1 depends on the version of torch
+    soft = torch.where(v.detach().abs() <= 1, v, v.detach().sign())
     if surrogate == "polynomial":
         soft = torch.where(soft < 0, 2 * soft + soft * soft, 2 * soft - soft * soft)
     return (torch.where(v < 0, -1.0, 1.0).to(v.dtype) - soft).detach() + soft

@@ -82,6 +82,7 @@ def as_json(argv: list[str]) -> tuple[list[str], bool]:
     return [token for token in argv if token != "--json"], "--json" in argv
 
 
-def fields_of(config: Any) -> dict[str, Any]:
-    """The fields of a config that were given (are not None)."""
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) is not None}
+def given(config: Any) -> dict[str, Any]:
+    """The fields of a config that are not None."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: value for name, value in fields.items() if value is not None}

@@ -66,7 +66,7 @@ def _check(path: Path) -> bool:
 
 
 def _mode(paths: list[Path]) -> str:
-    """Colour mode for all: "L" if every image is grey. Raises ValueError that names the files that are no whole images."""
+    """Color mode for all: "L" if every image is grey. Raises ValueError naming the files that are not whole."""
     bad, grey = [], True
     for path in require("tqdm").tqdm(paths, desc="checking images", unit=" files", leave=False, disable=None):
         try:

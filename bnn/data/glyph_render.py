@@ -31,7 +31,7 @@ class Bank:
     def __init__(self, chars: Sequence[str], fonts: Sequence[Path], image_size: int) -> None:
         zoom = max(1, math.ceil(2 * image_size / CANVAS))
         self.slots: list[list[int]] = [[] for _ in chars]
-        drawn = []
+        drawn: list[np.ndarray] = []
         for path in fonts:
             face, has = open_font(path, POINTS * zoom), coverage(path)
             for slots, char in zip(self.slots, chars, strict=True):

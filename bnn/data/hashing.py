@@ -24,7 +24,7 @@ def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def hash64(*keys: ArrayLike) -> NDArray[np.uint64]:
-    """h = 0, then h = splitmix64(h xor key) for each key: integers or integer arrays, broadcast; uint64, at least 1-d."""
+    """h = 0, then h = splitmix64(h xor key) for each key, an integer or integer array; uint64, shape as broadcast."""
     h = np.zeros(1, np.uint64)
     for key in keys:
         if isinstance(key, int):

@@ -31,11 +31,12 @@ def pretrained(name: str) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def export(model: nn.Module, name: str) -> Path:
-    """Write a network's weights as float16 where `pretrained` finds them."""
-    from safetensors.torch import save_file
+def export(run: Path, name: str) -> Path:
+    """Ship the network of a run folder as `name`, in float16."""
+    from safetensors.torch import load_file, save_file
 
+    state = load_file(run / "model.safetensors")
     path = WEIGHTS / f"{name}.safetensors"
-    half = {k: v.half() if v.dtype == torch.float32 else v for k, v in model.state_dict().items()}
-    save_file({k: v.contiguous() for k, v in half.items()}, path)
+    save_file({k: v.half().contiguous() if v.dtype == torch.float32 else v for k, v in state.items()}, path)
     return path
+

@@ -186,7 +186,9 @@ def _convolve(x: Tensor, weight: Tensor, stride, padding, dilation, groups: int,
         return channels_last_empty(x, shape, torch.float32)
     if pad_value:
         x, padding = F.pad(x, (padding[1], padding[1], padding[0], padding[0]), value=pad_value), [0, 0]
-    acc = F.conv2d(x, weight, None, stride, padding, dilation, groups)
+    if x.shape[1] == 1:  # oneDNN errs on one channel with channels-last strides and stride (1, 2): plain strides
+        x, weight = (t.clone(memory_format=torch.contiguous_format) for t in (x, weight))
+    acc = F.conv2d(x, weight, None, stride, padding, dilation, groups) + 0.0  # a padded 0 times -1 is -0.0
     return acc.movedim(1, -1).contiguous().movedim(-1, 1)
 
 

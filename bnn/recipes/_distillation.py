@@ -11,6 +11,7 @@ from bnn.data import Images, augment
 from bnn.data.hashing import uniform
 from bnn.recipes._session import Session, load_data
 from bnn.training import seed as seeds
+from bnn.training.device import Device
 
 
 class Teacher(nn.Module):
@@ -53,12 +54,13 @@ class TrainingImages:
 
     def __call__(self, batch: dict) -> Tensor:
         """A batch of `dataset` -> [B, C, size, size] float32 channels-last."""
-        x = self._augmented(batch["image"], batch["index"], batch["epoch"])
+        x = self.augmented(batch["image"], batch["index"], batch["epoch"])
         if self.mixup:
             x = self._mixed(x, batch["index"], batch["epoch"])
         return x
 
-    def _augmented(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+    def augmented(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """uint8 [B, C, size, size] at positions `index` -> float32, channels-last, normalized."""
         moved = augment(images, index, seed=self.seed, epoch=epoch, flip=self.flip)
         return self.normalize(moved).contiguous(memory_format=torch.channels_last)
 
@@ -67,7 +69,7 @@ class TrainingImages:
         keys = (seeds.derive("mixup", self.seed), epoch, index.cpu().numpy())
         share = torch.from_numpy(uniform(*keys, 0)).to(x.device).view(-1, 1, 1, 1)
         other = torch.from_numpy(uniform(*keys, 1) * len(self.dataset)).long()
-        return share * x + (1 - share) * self._augmented(self.dataset.images(other).to(x.device), other, epoch)
+        return share * x + (1 - share) * self.augmented(self.dataset.images(other).to(x.device), other, epoch)
 
 
 class Features(Dataset):
@@ -86,16 +88,17 @@ class Features(Dataset):
 
 @torch.no_grad()
 def cache_features(
-    teacher: Teacher, images: TrainingImages, sizes: Sequence[int], copies: int, device: torch.device
+    teacher: Teacher, images: TrainingImages, sizes: Sequence[int], copies: int, device: Device
 ) -> Features:
     """Features of every training image, once clean and `copies` times augmented, each at every side in `sizes`."""
     features, labels = [], []
     for first in range(0, len(images.dataset), 256):
         index = torch.arange(first, min(first + 256, len(images.dataset)))
-        pixels = images.dataset.images(index).to(device)
+        pixels = images.dataset.images(index).to(device.torch_device)
         clean = images.normalize(pixels).contiguous(memory_format=torch.channels_last)
-        for x in (clean, *(images._augmented(pixels, index, epoch) for epoch in range(copies))):
+        for x in (clean, *(images.augmented(pixels, index, epoch) for epoch in range(copies))):
             for view in views(x, sizes):
-                features.append(teacher.features(view).float().cpu())
+                with device.autocast():
+                    features.append(teacher.features(view).float().cpu())
                 labels.append(images.dataset.labels[index])
     return Features(torch.cat(features), torch.cat(labels))

@@ -36,7 +36,7 @@ def validation(session: Session, model: Callable[[Tensor], Tensor]) -> Callable[
 
 def outputs(session: Session, model: Callable[[Tensor], Tensor], images: Images) -> tuple[Tensor, Tensor]:
     """Outputs of `model` in float32 and labels, without augmentation."""
-    return predict(model, images, session.data.preprocess.normalize, device=session.device.torch)
+    return predict(model, images, session.data.preprocess.normalize, device=session.device.torch_device)
 
 
 def row(name: str, logits: Tensor, labels: Tensor, class_counts: Tensor, split: str = "test") -> dict[str, Any]:

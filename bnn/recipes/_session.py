@@ -67,7 +67,7 @@ def open_session(
     }
     run = Run(folder, record, resume=config.resume, overwrite=config.overwrite, main=device.main)
     device.accelerator.wait_for_everyone()
-    return Session(run, data, device, data.class_counts.to(device.torch))
+    return Session(run, data, device, data.class_counts.to(device.torch_device))
 
 
 def check_train(config: TrainConfig) -> None:

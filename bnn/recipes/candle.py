@@ -120,15 +120,14 @@ def load_teacher(config: Config, session: Session) -> Teacher:
     require(channels == wanted, "teacher", f"a network for images of {wanted} channels, not {channels}", config.teacher)
     seeds.seed_torch("teacher", config.seed)
     teacher = Teacher(encoder, len(session.data.classes))
-    return teacher.to(session.device.torch, memory_format=torch.channels_last)
+    return teacher.to(session.device.torch_device, memory_format=torch.channels_last)
 
 
 def calibrate(config: Config, session: Session, teacher: Teacher, images: TrainingImages) -> None:
     """Phase 1: train the teacher's classifier on cached features."""
     if session.run.finished("calibrate", teacher.classifier):
         return
-    device = session.device.torch
-    cache = cache_features(teacher, images, sizes_in(config, "calibration"), config.calibration_views, device)
+    cache = cache_features(teacher, images, sizes_in(config, "calibration"), config.calibration_views, session.device)
     loss = make_loss(config.calibration_loss, session.counts)
     val, val_labels = _report.outputs(session, teacher.features, session.data.splits["val"])
 
@@ -137,7 +136,7 @@ def calibrate(config: Config, session: Session, teacher: Teacher, images: Traini
 
     def evaluate() -> dict[str, float]:
         with torch.no_grad():
-            logits = teacher.classifier(val.to(device)).cpu()
+            logits = teacher.classifier(val.to(session.device.torch_device)).cpu()
         return metrics.evaluate(logits, val_labels, session.data.class_counts, bootstrap=0)
 
     balanced = config.calibration_sampler == "class_balanced"

@@ -49,7 +49,7 @@ def run(config: Config) -> Result:
     counts = session.data.class_counts
     case = detect_case(session.run.config) if config.case == "auto" else int(config.case)
 
-    logits, labels = _report.outputs(session, model.to(session.device.torch), session.data.splits[config.reference])
+    logits, labels = _report.outputs(session, model.to(session.device.torch_device), session.data.splits[config.reference])
     if config.reference == "val":
         logits = as_in_training(logits, labels, counts)
     offsets = posthoc.prior2posterior(logits, counts if case == 2 else None, strength=config.strength)

@@ -1,5 +1,6 @@
 """Which device, which precision, how many processes."""
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ class Device:
     bf16: bool
 
     @property
-    def torch(self) -> torch.device:
+    def torch_device(self) -> torch.device:
         return self.accelerator.device
 
     @property
@@ -28,10 +29,18 @@ class Device:
     def processes(self) -> int:
         return self.accelerator.num_processes
 
+    def autocast(self, enabled: bool = True) -> torch.autocast:
+        """The context in which the run computes forward passes."""
+        return torch.autocast(self.torch_device.type, dtype=torch.bfloat16, enabled=enabled and self.bf16)
+
     @property
     def resolved(self) -> dict[str, object]:
         """For config.json."""
-        return {"device": self.torch.type, "precision": "bf16" if self.bf16 else "no", "processes": self.processes}
+        return {
+            "device": self.torch_device.type,
+            "precision": "bf16" if self.bf16 else "no",
+            "processes": self.processes,
+        }
 
 
 def start(device: str = "auto", precision: str = "auto") -> Device:
@@ -42,7 +51,7 @@ def start(device: str = "auto", precision: str = "auto") -> Device:
         precision: "bf16" (autocast), "no" (float32), or "auto": bf16 where the processor or GPU computes it natively.
 
     Raises:
-        ValueError: there is no CUDA device, or the name is unknown.
+        ValueError: there is no CUDA device, the name is unknown, or the launcher started fewer processes than it said.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"--device: expected auto, cpu or cuda, got {device!r}")
@@ -51,6 +60,7 @@ def start(device: str = "auto", precision: str = "auto") -> Device:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds no CUDA device here; use --device cpu")
     cpu = device == "cpu" or not torch.cuda.is_available()
+    _refuse_lone_process()
     return Device(_accelerator(cpu), native_bf16(cpu) if precision == "auto" else precision == "bf16")
 
 
@@ -66,6 +76,17 @@ def _accelerator(cpu: bool) -> "Accelerator":
     return Accelerator(
         cpu=cpu, mixed_precision="no", dataloader_config=DataLoaderConfiguration(split_batches=True), rng_types=[]
     )
+
+
+def _refuse_lone_process() -> None:
+    """`accelerate launch --cpu --num_processes N` starts one process and no error unless it finds mpirun."""
+    several = "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    ranked = any(name in os.environ for name in ("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK"))
+    if several and not ranked:
+        raise ValueError(
+            "accelerate launch --cpu starts one process whatever --num_processes says; "
+            "use torchrun --nproc_per_node N -m bnn ... --device cpu"
+        )
 
 
 def native_bf16(cpu: bool) -> bool:

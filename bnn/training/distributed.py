@@ -41,8 +41,8 @@ class SyncBatchNorm(_BatchNorm):
     """Batch normalization over the batches of all processes; also on the CPU, where torch's SyncBatchNorm refuses.
 
     y = (x - mean) / sqrt(var + eps) * weight + bias, per channel (dim 1), mean and biased variance over all other dims
-    and all processes, in float32 or float64; running statistics as in torch.nn.BatchNorm2d. Two passes (mean, then squared
-    deviations) rather than E[x^2] - E[x]^2: the result agrees with the one-process layer to rounding.
+    and all processes, in float32 or float64; running statistics as in torch.nn.BatchNorm2d. Two passes (mean, then
+    squared deviations) rather than E[x^2] - E[x]^2: the result agrees with the one-process layer to rounding.
     """
 
     def _check_input_dim(self, x: Tensor) -> None:

@@ -22,10 +22,9 @@ Step = Callable[[Batch], dict[str, Tensor]]
 class _Step(nn.Module):
     """What DistributedDataParallel wraps: its forward is the recipe's step, its parameters are all that is trained."""
 
-    def __init__(self, modules: nn.Module, step: Step, device: torch.device, bf16: bool) -> None:
+    def __init__(self, modules: nn.Module, step: Step, autocast: torch.autocast) -> None:
         super().__init__()
-        self.trained, self.step = modules, step
-        self.autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+        self.trained, self.step, self.autocast = modules, step, autocast
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         with self.autocast:
@@ -70,13 +69,13 @@ def fit(
     """
     if sampler.batch_size % device.processes:
         raise ValueError(f"--batch-size {sampler.batch_size} does not divide by the {device.processes} processes")
-    modules.to(device.torch, memory_format=torch.channels_last)
+    modules.to(device.torch_device, memory_format=torch.channels_last)
     first = _restore(run, phase, modules, optimizer)
     if first >= epochs:
         return
     accelerator = device.accelerator
-    synchronize_batch_norm(modules, device.torch)
-    wrapped = accelerator.prepare_model(_Step(modules, step, device.torch, device.bf16 and not float32))
+    synchronize_batch_norm(modules, device.torch_device)
+    wrapped = accelerator.prepare_model(_Step(modules, step, device.autocast(not float32)))
     stepper = accelerator.prepare_optimizer(optimizer)
     loader = accelerator.prepare_data_loader(
         torch.utils.data.DataLoader(dataset, batch_sampler=sampler, collate_fn=_whole)

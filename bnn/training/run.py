@@ -146,14 +146,19 @@ def read_config(folder: Path) -> dict:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no config.json")
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object of a run folder. Raises ValueError when it is damaged."""
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as problem:
+    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
         raise ValueError(f"{path} is damaged: {problem}") from None
 
 
 def load_model(folder: Path) -> nn.Module:
-    """The trained network of a finished run, float32, on the CPU, in eval mode.
+    """The trained network of a finished run: float32, channels-last, on the CPU, in eval mode.
 
     Raises:
         FileNotFoundError: no such run, or it has not finished.
@@ -167,7 +172,7 @@ def load_model(folder: Path) -> nn.Module:
         raise FileNotFoundError(f"{folder} has no model.safetensors: the run did not finish; continue it with --resume")
     model = models.build(**config["network"])
     load_weights(path, model)
-    return model.eval()
+    return model.eval().to(memory_format=torch.channels_last)
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

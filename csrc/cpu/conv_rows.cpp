@@ -51,83 +51,47 @@ class BitWriter {
   int fill_ = 0;
 };
 
-// Short copies of whole bytes without a library call.
-inline void copy_bytes(char* to, const char* from, int64_t n) {
-  for (; n >= 8; n -= 8, to += 8, from += 8) std::memcpy(to, from, 8);
-  if (n >= 4) {
-    std::memcpy(to, from, 4);
-    to += 4, from += 4, n -= 4;
-  }
-  for (; n > 0; --n) *to++ = *from++;
+// At least n bytes, in steps of 16: reads and writes up to 15 more.
+inline void copy_over(char* to, const char* from, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) std::memcpy(to + i, from + i, 16);
 }
 
-inline void fill_bytes(char* to, uint64_t word, int64_t n) {
-  for (; n >= 8; n -= 8, to += 8) std::memcpy(to, &word, 8);
-  for (; n > 0; --n) *to++ = static_cast<char>(word);
-}
-
-struct Window {
-  TapRange rows, columns;
-  const uint64_t* corner;  // pixel of tap (0, 0), perhaps outside
-};
-
-Window window_at(const BinaryConv2d& p, const PixelCursor& at) {
+const char* window_corner(const BinaryConv2d& p, const PixelCursor& at) {
   const ConvGeometry& g = p.geometry;
-  const int64_t h = at.oh * g.stride_h - g.pad_h, w = at.ow * g.stride_w - g.pad_w;
-  return {p.border.rows[p.border.row_class[at.oh]], p.border.columns[p.border.column_class[at.ow]],
-          p.x + ((at.n * g.H + h) * g.W + w) * g.L()};
+  const int64_t row = at.n * (g.H + 2 * g.pad_h) + at.oh * g.stride_h;
+  return p.image + (row * (g.W + 2 * g.pad_w) + at.ow * g.stride_w) * p.pixel_bytes;
 }
 
-// Cg a multiple of 8. kTapBytes = Cg / 8, or 0 when only known at run time.
-template <int kTapBytes>
-void gather_by_bytes(const BinaryConv2d& p, int64_t group, int64_t first, int64_t count, uint64_t* windows) {
+// Windows of whole bytes: R runs of `pieces` pieces each. A piece is S taps at once where they are neighbours in memory. Each
+// copy overruns into the next one's place; the bits past the last are cleared. kPiece: its bytes, or 0 if known at run time.
+template <int kPiece>
+void gather_pieces(const BinaryConv2d& p, int64_t offset, int64_t pieces, int64_t piece_bytes, int64_t step,
+                   int64_t first, int64_t count, uint64_t* windows) {
   const ConvGeometry& g = p.geometry;
-  const int64_t tap = kTapBytes != 0 ? kTapBytes : g.Cg() / 8;
-  const int64_t pixel = g.L() * 8, step_w = g.dilation_w * pixel, step_h = g.dilation_h * g.W * pixel;
-  const bool adjacent = tap == pixel && g.dilation_w == 1;
-  const uint64_t outside = g.pad_value < 0 ? ~uint64_t{0} : 0;
+  const int64_t bytes = kPiece != 0 ? kPiece : piece_bytes;
+  const int64_t row_step = g.dilation_h * (g.W + 2 * g.pad_w) * p.pixel_bytes;
+  const uint64_t last = low_bits(g.bits() - (p.row_words - 1) * kWordBits);
   PixelCursor at(g, first);
   for (int64_t i = 0; i < count; ++i, at.next(g), windows += p.row_words) {
-    const Window w = window_at(p, at);
-    windows[p.row_words - 1] = 0;
+    const char* row = window_corner(p, at) + offset;
     char* to = reinterpret_cast<char*>(windows);
-    for (int64_t r = 0; r < g.R; ++r) {
-      if (r < w.rows.begin || r >= w.rows.end) {
-        fill_bytes(to, outside, g.S * tap);
-        to += g.S * tap;
-        continue;
-      }
-      const char* from = reinterpret_cast<const char*>(w.corner) + group * tap + r * step_h + w.columns.begin * step_w;
-      fill_bytes(to, outside, w.columns.begin * tap);
-      to += w.columns.begin * tap;
-      const int64_t inside = w.columns.end - w.columns.begin;
-      if (adjacent) {
-        copy_bytes(to, from, inside * tap);
-        to += inside * tap;
-      } else {
-        for (int64_t s = 0; s < inside; ++s, from += step_w, to += tap) copy_bytes(to, from, tap);
-      }
-      fill_bytes(to, outside, (g.S - w.columns.end) * tap);
-      to += (g.S - w.columns.end) * tap;
+    for (int64_t r = 0; r < g.R; ++r, row += row_step) {
+      for (int64_t j = 0; j < pieces; ++j, to += bytes) copy_over(to, row + j * step, bytes);
     }
+    windows[p.row_words - 1] &= last;
   }
 }
 
-void gather_by_bits(const BinaryConv2d& p, int64_t group, int64_t first, int64_t count, uint64_t* windows) {
+void gather_bits(const BinaryConv2d& p, int64_t group, int64_t first, int64_t count, uint64_t* windows) {
   const ConvGeometry& g = p.geometry;
-  const uint64_t outside = g.pad_value < 0 ? ~uint64_t{0} : 0;
   PixelCursor at(g, first);
   for (int64_t i = 0; i < count; ++i, at.next(g), windows += p.row_words) {
-    const Window w = window_at(p, at);
+    const auto* corner = reinterpret_cast<const uint64_t*>(window_corner(p, at));
     BitWriter row(windows);
     for (int64_t r = 0; r < g.R; ++r) {
-      const bool row_inside = r >= w.rows.begin && r < w.rows.end;
       for (int64_t s = 0; s < g.S; ++s) {
-        if (row_inside && s >= w.columns.begin && s < w.columns.end) {
-          row.append_cut(w.corner + (r * g.dilation_h * g.W + s * g.dilation_w) * g.L(), group * g.Cg(), g.Cg());
-        } else {
-          row.append_fill(outside, g.Cg());
-        }
+        const int64_t pixel = r * g.dilation_h * (g.W + 2 * g.pad_w) + s * g.dilation_w;
+        row.append_cut(corner + pixel * g.L(), group * g.Cg(), g.Cg());
       }
     }
     row.flush();
@@ -136,16 +100,54 @@ void gather_by_bits(const BinaryConv2d& p, int64_t group, int64_t first, int64_t
 
 }  // namespace
 
+void fill_image_row(const BinaryConv2d& p, int64_t row) {
+  const ConvGeometry& g = p.geometry;
+  const int64_t height = g.H + 2 * g.pad_h, n = row / height, h = row % height - g.pad_h;
+  const int64_t pad = g.pad_w * p.pixel_bytes, inside = g.W * p.pixel_bytes;
+  const int outside = g.pad_value < 0 ? 0xff : 0;
+  char* to = p.image + row * (2 * pad + inside);
+  if (h < 0 || h >= g.H) {
+    std::memset(to, outside, static_cast<size_t>(2 * pad + inside));
+    return;
+  }
+  const auto* from = reinterpret_cast<const char*>(p.x + (n * g.H + h) * g.W * g.L());
+  std::memset(to, outside, static_cast<size_t>(pad));
+  std::memset(to + pad + inside, outside, static_cast<size_t>(pad));
+  if (p.pixel_bytes == g.L() * 8) {
+    std::memcpy(to + pad, from, static_cast<size_t>(inside));
+  } else if (p.pixel_bytes == 4) {
+    for (int64_t w = 0; w < g.W; ++w) std::memcpy(to + pad + w * 4, from + w * 8, 4);
+  } else {
+    for (int64_t w = 0; w < g.W; ++w) {
+      std::memcpy(to + pad + w * p.pixel_bytes, from + w * g.L() * 8, static_cast<size_t>(p.pixel_bytes));
+    }
+  }
+}
+
 void gather_windows(const BinaryConv2d& p, int64_t group, int64_t first, int64_t count, uint64_t* windows) {
-  const int64_t channels = p.geometry.Cg();
-  if (channels % 8 != 0) return gather_by_bits(p, group, first, count, windows);
-  switch (channels) {
-    case 32:
-      return gather_by_bytes<4>(p, group, first, count, windows);
-    case 64:
-      return gather_by_bytes<8>(p, group, first, count, windows);
+  const ConvGeometry& g = p.geometry;
+  if (g.Cg() % 8 != 0) return gather_bits(p, group, first, count, windows);
+  const int64_t tap = g.Cg() / 8, offset = group * tap;
+  const bool adjacent = g.G == 1 && g.dilation_w == 1;
+  const int64_t pieces = adjacent ? 1 : g.S, bytes = adjacent ? g.S * tap : tap, step = g.dilation_w * p.pixel_bytes;
+  switch (bytes) {
+    case 12:  // 3 taps of 32 channels
+      return gather_pieces<12>(p, offset, pieces, bytes, step, first, count, windows);
+    case 24:  // 3 taps of 64 channels
+      return gather_pieces<24>(p, offset, pieces, bytes, step, first, count, windows);
     default:
-      return gather_by_bytes<0>(p, group, first, count, windows);
+      return gather_pieces<0>(p, offset, pieces, bytes, step, first, count, windows);
+  }
+}
+
+void base_rows(const BinaryConv2d& p, int64_t first, int64_t count, const int32_t** base) {
+  if (!p.border_sums) {
+    std::fill_n(base, count, p.base);
+    return;
+  }
+  PixelCursor at(p.geometry, first);
+  for (int64_t i = 0; i < count; ++i, at.next(p.geometry)) {
+    base[i] = p.base + (p.rows.of[at.oh] * p.columns.size() + p.columns.of[at.ow]) * p.ld;
   }
 }
 

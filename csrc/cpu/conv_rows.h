@@ -22,9 +22,17 @@ struct PixelCursor {
   }
 };
 
-// Filter windows of `count` output pixels, taps concatenated bit by bit: [count, row_words]. Taps outside are filled with the
-// bits of pad_value (0 counts as +1 here and is taken off afterwards).
+// Copies may read and write this many bytes past what they are asked for.
+inline constexpr int64_t kCopySlack = 64;
+
+// Row `row` of the padded image copy, of N * (H + 2 pad).
+void fill_image_row(const BinaryConv2d& p, int64_t row);
+
+// Filter windows of `count` output pixels, taps concatenated bit by bit: [count, row_words].
 void gather_windows(const BinaryConv2d& p, int64_t group, int64_t first, int64_t count, uint64_t* windows);
+
+// Row of p.base for each of `count` output pixels.
+void base_rows(const BinaryConv2d& p, int64_t first, int64_t count, const int32_t** base);
 
 // One filter [taps, Lg] in the same form: [row_words].
 void pack_filter(const BinaryConv2d& p, const uint64_t* filter, uint64_t* row);

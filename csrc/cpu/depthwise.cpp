@@ -36,7 +36,7 @@ Counters count_taps(const Pixel& px, int64_t l, const uint64_t* slice) {
   Counters counters;
   for (int64_t r = 0; r < g.R; ++r) {
     for (int64_t s = 0; s < g.S; ++s) {
-      const bool inside = r >= px.rows.begin && r < px.rows.end && s >= px.columns.begin && s < px.columns.end;
+      const bool inside = px.rows.contains(r) && px.columns.contains(s);
       if (!inside && g.pad_value == 0) continue;
       const uint64_t x = inside ? px.corner[(r * g.dilation_h * g.W + s * g.dilation_w) * g.L() + l] : outside;
       counters.add(x ^ slice[(r * g.S + s) * g.L() + l]);
@@ -54,7 +54,7 @@ void depthwise_rows(const BinaryConv2d& p, int64_t first, int64_t count, int32_t
   PixelCursor at(g, first);
   for (int64_t i = 0; i < count; ++i, at.next(g), dot += p.ld) {
     const int64_t h = at.oh * g.stride_h - g.pad_h, w = at.ow * g.stride_w - g.pad_w;
-    const Pixel px{p, p.border.rows[p.border.row_class[at.oh]], p.border.columns[p.border.column_class[at.ow]],
+    const Pixel px{p, p.rows.inside[p.rows.of[at.oh]], p.columns.inside[p.columns.of[at.ow]],
                    p.x + ((at.n * g.H + h) * g.W + w) * g.L()};
     for (int64_t l = 0; l < g.L(); ++l) {
       for (int64_t m = 0; m < multiplier; ++m) {

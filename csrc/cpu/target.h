@@ -12,5 +12,5 @@
 #define BNN_TARGET_END BNN_PRAGMA(GCC pop_options)
 #endif
 
-#define BNN_AVX2_BEGIN BNN_TARGET_BEGIN("avx2,f16c")
+#define BNN_AVX2_BEGIN BNN_TARGET_BEGIN("avx2,f16c,popcnt")
 #define BNN_AVX512_BEGIN BNN_TARGET_BEGIN("avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq")

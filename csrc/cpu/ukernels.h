@@ -16,9 +16,9 @@ inline constexpr int kPanel = 16;
 // One function type per microkernel. Rows have C channels, channels innermost, and are contiguous; L = ceil(C / 64).
 namespace ukernel {
 
-// dot[p * ld + k] = bits - 2 popcount(a[p] ^ panel[:, k]); a [pixels, words], k in 0..15: always writes 16 columns.
-using bgemm = void(const uint64_t* a, int64_t pixels, int64_t words, const uint64_t* panel, int32_t bits, int32_t* dot,
-                   int64_t ld);
+// dot[p * ld + k] = base[p][column + k] - 2 popcount(a[p] ^ panel[:, k]); a [pixels, words], always 16 columns k.
+using bgemm = void(const uint64_t* a, int64_t pixels, int64_t words, const uint64_t* panel, const int32_t* const* base,
+                   int64_t column, int32_t* dot, int64_t ld);
 
 // dot[k] = bits - 2 popcount(a ^ w[k]); a [words], w [filters, words]
 using bgemv = void(const uint64_t* a, const uint64_t* w, int64_t words, int64_t filters, int32_t bits, int32_t* dot);

@@ -12,14 +12,16 @@ namespace {
 
 constexpr int kTile = 8;
 
-inline __m512i bits_minus_twice(__m512i bits, __m512i mismatches) {
-  return _mm512_sub_epi32(bits, _mm512_slli_epi32(mismatches, 1));
+inline __m512i minus_twice(__m512i base, __m512i mismatches) {
+  return _mm512_sub_epi32(base, _mm512_slli_epi32(mismatches, 1));
 }
 
 // P pixels x 16 filters: 2 P accumulators, two panel words and one pixel word in registers.
 template <int P>
-void tile(const uint64_t* a, int64_t words, const uint64_t* panel, int32_t bits, int32_t* dot, int64_t ld) {
+void tile(const uint64_t* a, int64_t words, const uint64_t* panel, const int32_t* const* base, int64_t column,
+          int32_t* dot, int64_t ld) {
   __m512i low[P], high[P];
+#pragma GCC unroll 8
   for (int p = 0; p < P; ++p) low[p] = high[p] = _mm512_setzero_si512();
   for (int64_t j = 0; j < words; ++j) {
     const __m512i w0 = _mm512_loadu_si512(panel + j * kPanel);
@@ -31,24 +33,27 @@ void tile(const uint64_t* a, int64_t words, const uint64_t* panel, int32_t bits,
       high[p] = _mm512_add_epi64(high[p], _mm512_popcnt_epi64(_mm512_xor_si512(v, w1)));
     }
   }
-  const __m512i total = _mm512_set1_epi32(bits);
+  // The even 32-bit halves of both accumulators: 16 counts.
+  const __m512i halves = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+#pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
-    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(low[p])),
-                                            _mm512_cvtepi64_epi32(high[p]), 1);
-    _mm512_storeu_si512(dot + p * ld, bits_minus_twice(total, both));
+    const __m512i mismatches = _mm512_permutex2var_epi32(low[p], halves, high[p]);
+    _mm512_storeu_si512(dot + p * ld, minus_twice(_mm512_loadu_si512(base[p] + column), mismatches));
   }
 }
 
-using tile_fn = void(const uint64_t*, int64_t, const uint64_t*, int32_t, int32_t*, int64_t);
+using tile_fn = void(const uint64_t*, int64_t, const uint64_t*, const int32_t* const*, int64_t, int32_t*, int64_t);
 constexpr tile_fn* kTiles[kTile] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>};
 
 }  // namespace
 
-void bgemm(const uint64_t* a, int64_t pixels, int64_t words, const uint64_t* panel, int32_t bits, int32_t* dot,
-           int64_t ld) {
+void bgemm(const uint64_t* a, int64_t pixels, int64_t words, const uint64_t* panel, const int32_t* const* base,
+           int64_t column, int32_t* dot, int64_t ld) {
   int64_t p = 0;
-  for (; p + kTile <= pixels; p += kTile) tile<kTile>(a + p * words, words, panel, bits, dot + p * ld, ld);
-  if (p < pixels) kTiles[pixels - p](a + p * words, words, panel, bits, dot + p * ld, ld);
+  for (; p + kTile <= pixels; p += kTile) {
+    tile<kTile>(a + p * words, words, panel, base + p, column, dot + p * ld, ld);
+  }
+  if (p < pixels) kTiles[pixels - p](a + p * words, words, panel, base + p, column, dot + p * ld, ld);
 }
 
 void bgemv(const uint64_t* a, const uint64_t* w, int64_t words, int64_t filters, int32_t bits, int32_t* dot) {
@@ -75,7 +80,7 @@ void counters_to_dot(const uint64_t* planes, int count, int32_t taps, int32_t* d
       const __mmask16 set = static_cast<__mmask16>(planes[b] >> c);
       mismatches = _mm512_mask_add_epi32(mismatches, set, mismatches, _mm512_set1_epi32(1 << b));
     }
-    _mm512_storeu_si512(dot + c, bits_minus_twice(_mm512_set1_epi32(taps), mismatches));
+    _mm512_storeu_si512(dot + c, minus_twice(_mm512_set1_epi32(taps), mismatches));
   }
 }
 

@@ -2,14 +2,14 @@
 
 namespace bnn::cpu::scalar {
 
-void bgemm(const uint64_t* a, int64_t pixels, int64_t words, const uint64_t* panel, int32_t bits, int32_t* dot,
-           int64_t ld) {
+void bgemm(const uint64_t* a, int64_t pixels, int64_t words, const uint64_t* panel, const int32_t* const* base,
+           int64_t column, int32_t* dot, int64_t ld) {
   for (int64_t p = 0; p < pixels; ++p) {
     int32_t mismatches[kPanel] = {};
     for (int64_t j = 0; j < words; ++j) {
       for (int k = 0; k < kPanel; ++k) mismatches[k] += popcount(a[p * words + j] ^ panel[j * kPanel + k]);
     }
-    for (int k = 0; k < kPanel; ++k) dot[p * ld + k] = bits - 2 * mismatches[k];
+    for (int k = 0; k < kPanel; ++k) dot[p * ld + k] = base[p][column + k] - 2 * mismatches[k];
   }
 }
 

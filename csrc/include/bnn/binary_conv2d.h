@@ -8,14 +8,18 @@
 
 namespace bnn {
 
-// What exact zero padding takes off: border pixels fall into classes by which filter rows and columns lie inside.
+// Output positions fall into classes by which filter rows (or columns) lie inside the image.
 struct BorderClasses {
-  std::vector<int32_t> row_class;      // [OH]
-  std::vector<int32_t> column_class;   // [OW]
-  std::vector<TapRange> rows;          // one per row class: filter rows inside
-  std::vector<TapRange> columns;       // one per column class
+  std::vector<int32_t> of;       // [OH] or [OW]: the class of a position
+  std::vector<TapRange> inside;  // one per class
+
+  int64_t size() const { return static_cast<int64_t>(inside.size()); }
 };
 
+// Three steps: plan, prepare (image and filters, any order, in parallel), then strips of output pixels, in parallel.
+//
+// dot = bits - 2 mismatches. With pad_value 0 a tap outside must count 0, but its words say +1: the sum over its channels of w
+// is taken off. That makes the start of the sum depend on the border class: base[class][k] = bits - sum of w over taps outside.
 struct BinaryConv2d {
   ConvGeometry geometry;
   const uint64_t* x = nullptr;       // [N, H, W, L]
@@ -23,16 +27,18 @@ struct BinaryConv2d {
   Epilogue epilogue;
 
   // Set by binary_conv2d_plan.
-  int64_t row_words = 0;    // words of one pixel's filter window, bits packed without gaps between taps
+  BorderClasses rows, columns;
+  int64_t row_words = 0;     // words of one filter window, taps concatenated without gaps
   int64_t group_panels = 0;  // panels of 16 filters per group
-  int64_t ld = 0;           // columns of the dot product scratch, with room for the last panel's overhang
-  int64_t strip = 0;        // output pixels per strip
-  bool border_sums = false;  // zero padding has to be taken off
-  BorderClasses border;
+  int64_t ld = 0;            // columns of the dot product scratch, with room for the last panel's overhang
+  int64_t strip = 0;         // output pixels per strip
+  int64_t pixel_bytes = 0;   // of the image copy: ceil(C / 8) where that keeps groups on bytes, else 8 L; 0: x as it is
+  bool border_sums = false;  // base depends on the class
 
-  // Filled by binary_conv2d_prepare. Depthwise: slices [K / C, taps, L], bit c = filter c * K / C + m.
-  uint64_t* panels = nullptr;      // [G, group_panels, row_words, 16]
-  int32_t* border_table = nullptr;  // [row classes, column classes, ld]: sum over the taps outside of sum_c w
+  // Workspace
+  char* image = nullptr;       // [N, H + 2 pad, W + 2 pad, pixel_bytes], filled with the bits of pad_value outside
+  uint64_t* panels = nullptr;  // [G, group_panels, row_words, 16]; depthwise: slices [K / C, taps, L]
+  int32_t* base = nullptr;     // [row classes, column classes, ld], one class without border_sums
 };
 
 namespace cpu {
@@ -40,12 +46,15 @@ namespace cpu {
 // Sizes and border classes. Allocates; everything after it works in memory that the caller brings.
 void binary_conv2d_plan(BinaryConv2d& p);
 
+int64_t image_rows(const BinaryConv2d& p);     // rows of the image copy, 0 where there is none
+int64_t image_words(const BinaryConv2d& p);    // with slack for reads past the end; -1: too large to count
+int64_t filter_units(const BinaryConv2d& p);   // panels or slices
 int64_t panels_words(const BinaryConv2d& p);
-int64_t border_table_size(const BinaryConv2d& p);  // int32 elements
-int64_t prepare_count(const BinaryConv2d& p);      // panels to prepare
-int64_t scratch_words(const BinaryConv2d& p);      // per thread, for prepare as for the strips
+int64_t base_size(const BinaryConv2d& p);      // int32 elements
+int64_t scratch_words(const BinaryConv2d& p);  // per thread
 
-void binary_conv2d_prepare(const BinaryConv2d& p, int64_t begin, int64_t end, uint64_t* scratch);
+void binary_conv2d_image(const BinaryConv2d& p, int64_t row_begin, int64_t row_end);
+void binary_conv2d_filters(const BinaryConv2d& p, int64_t unit_begin, int64_t unit_end, uint64_t* scratch);
 
 // Output pixels [begin, end) of N * OH * OW
 void binary_conv2d(const BinaryConv2d& p, int64_t begin, int64_t end, uint64_t* scratch);

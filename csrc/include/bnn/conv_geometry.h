@@ -36,6 +36,8 @@ constexpr int64_t conv_out_size(int64_t in, int64_t filter, int64_t stride, int6
 // Taps t in [begin, end) of the output position `out` fall inside [0, in).
 struct TapRange {
   int64_t begin, end;
+
+  bool contains(int64_t t) const { return t >= begin && t < end; }
 };
 
 constexpr TapRange taps_inside(int64_t out, int64_t in, int64_t filter, int64_t stride, int64_t pad, int64_t dilation) {

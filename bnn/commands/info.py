@@ -1,0 +1,125 @@
+"""`bnn info`: what is installed and what runs; with a model, its layers."""
+
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bnn
+from bnn import _extension, isa, models
+
+LAYER_COLUMNS = ("name", "kind", "output", "binary_macs", "real_macs", "binary_bits", "real_parameters", "kernel")
+DEFAULTS = {"tiny": (100, 1, 32), "": (1000, 3, 224)}  # classes, channels, pixels
+
+
+@dataclass(frozen=True)
+class Config:
+    """Versions, processor and kernels; with --model, the layers of a network or packed file."""
+
+    model: str | None = None
+    """Name of a network, or a packed file."""
+    num_classes: int | None = None
+    """Classes of a named network; default 100 for the tiny ones, else 1000."""
+    in_channels: int | None = None
+    """Channels of its images; default 1 for the tiny ones, else 3."""
+    image_size: int | None = None
+    """Side of its images, pixels; default 32 for the tiny ones, else 224."""
+
+
+def main(argv: list[str]) -> int:
+    """Print."""
+    from bnn.commands._parse import as_json, parse
+
+    rest, wants_json = as_json(argv)
+    config = parse(Config, rest, "bnn info")
+    facts = installation()
+    if config.model is not None:
+        facts["model"] = layers(config)
+    print(json.dumps(facts, indent=2) if wants_json else describe(facts))
+    return 0
+
+
+def installation() -> dict[str, Any]:
+    """Versions, processor, instruction sets, and why the extension is not loaded if it is not."""
+    built = _extension.module.build_info() if _extension.module else {}
+    return {
+        "bnn": bnn.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "extension": "loaded" if _extension.module else f"not loaded: {_extension.error}",
+        "build": built,
+        "isa_available": isa.available(),
+        "isa_current": isa.current(),
+        "cuda_kernels": built.get("cuda", "no"),
+        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
+def processor() -> str:
+    """Name of the processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def layers(config: Config) -> dict[str, Any]:
+    """One row a layer of the named network or packed file, and totals."""
+    if config.model in models.names():
+        fallback = DEFAULTS["tiny" if config.model.endswith("_tiny") else ""]
+        asked = (config.num_classes, config.in_channels, config.image_size)
+        classes, channels, size = (a if a is not None else f for a, f in zip(asked, fallback, strict=True))
+        model = models.build(config.model, classes, channels, size)
+    elif Path(config.model).is_file():
+        model = bnn.load(config.model)
+        known = model.preprocess or {"size": [config.image_size or 224], "mean": [0] * (config.in_channels or 3)}
+        channels, size = len(known["mean"]), known["size"][0]
+    else:
+        raise ValueError(f"--model: expected one of {', '.join(models.names())} or a packed file; got {config.model!r}")
+    rows = models.summary(model, size, channels)
+    sums = ("binary_macs", "real_macs", "binary_bits", "real_parameters")
+    totals = {name: sum(row[name] for row in rows) for name in sums}
+    return {"input": [channels, size, size], "layers": rows, "total": totals}
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """The facts for people."""
+    lines = [
+        f"bnn {facts['bnn']}   torch {facts['torch']}   python {facts['python']}",
+        f"processor      {facts['processor']}, {facts['threads']} threads",
+        f"extension      {facts['extension']}",
+        *([] if _extension.module else ["               the pure-torch reference runs: same results, slower"]),
+        f"CPU kernels    {facts['isa_current']} (available: {', '.join(facts['isa_available'])}; choose with BNN_ISA)",
+        f"CUDA kernels   {'not built' if facts['cuda_kernels'] == 'no' else facts['cuda_kernels']}",
+        f"CUDA device    {facts['cuda_device']}",
+    ]
+    if "model" in facts:
+        lines += ["", f"input {facts['model']['input']}", *_table(facts["model"])]
+    return "\n".join(lines)
+
+
+def _table(model: dict[str, Any]) -> list[str]:
+    rows = [*model["layers"], {"name": "total", **model["total"]}]
+    cells = [
+        [c.replace("_", " ") for c in LAYER_COLUMNS],
+        *([_cell(row.get(c, "")) for c in LAYER_COLUMNS] for row in rows),
+    ]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(LAYER_COLUMNS))]
+    right = {LAYER_COLUMNS.index(c) for c in ("binary_macs", "real_macs", "binary_bits", "real_parameters")}
+    return [
+        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in cells
+    ]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return "x".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,117 @@
+#include <immintrin.h>
+
+#include <algorithm>
+
+#include "cpu/target.h"
+#include "cpu/ukernels.h"
+
+BNN_AVX2_BEGIN
+
+namespace bnn::cpu::avx2 {
+namespace {
+
+constexpr int kTile = 2;
+constexpr int64_t kFlush = 31;  // a byte counter holds 31 words of at most 8 bits
+
+inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+
+// Set bits of every byte, by nibbles.
+inline __m256i popcount_bytes(__m256i v) {
+  const __m256i counts = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
+                                          0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+  const __m256i nibble = _mm256_set1_epi8(0x0f);
+  const __m256i low = _mm256_shuffle_epi8(counts, _mm256_and_si256(v, nibble));
+  const __m256i high = _mm256_shuffle_epi8(counts, _mm256_and_si256(_mm256_srli_epi16(v, 4), nibble));
+  return _mm256_add_epi8(low, high);
+}
+
+// Four 64-bit sums of bytes
+inline __m256i sum_bytes(__m256i v) { return _mm256_sad_epu8(v, _mm256_setzero_si256()); }
+
+// P pixels x 8 filters (half a panel): 2 P byte accumulators.
+template <int P>
+void half_tile(const uint64_t* a, int64_t words, const uint64_t* panel, const int32_t* const* base, int64_t column,
+               int32_t* dot, int64_t ld) {
+  __m256i sums[P][2];
+#pragma GCC unroll 4
+  for (int p = 0; p < P; ++p) sums[p][0] = sums[p][1] = _mm256_setzero_si256();
+  for (int64_t start = 0; start < words; start += kFlush) {
+    __m256i bytes[P][2];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) bytes[p][0] = bytes[p][1] = _mm256_setzero_si256();
+    const int64_t end = std::min(words, start + kFlush);
+    for (int64_t j = start; j < end; ++j) {
+      const __m256i w0 = load(panel + j * kPanel), w1 = load(panel + j * kPanel + 4);
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) {
+        const __m256i v = _mm256_set1_epi64x(static_cast<int64_t>(a[p * words + j]));
+        bytes[p][0] = _mm256_add_epi8(bytes[p][0], popcount_bytes(_mm256_xor_si256(v, w0)));
+        bytes[p][1] = _mm256_add_epi8(bytes[p][1], popcount_bytes(_mm256_xor_si256(v, w1)));
+      }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+      sums[p][0] = _mm256_add_epi64(sums[p][0], sum_bytes(bytes[p][0]));
+      sums[p][1] = _mm256_add_epi64(sums[p][1], sum_bytes(bytes[p][1]));
+    }
+  }
+  const __m256i in_order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+#pragma GCC unroll 4
+  for (int p = 0; p < P; ++p) {
+    // Counts are below 2^32: the second four move into the odd halves of the first.
+    const __m256i both = _mm256_or_si256(sums[p][0], _mm256_slli_epi64(sums[p][1], 32));
+    const __m256i mismatches = _mm256_permutevar8x32_epi32(both, in_order);
+    const __m256i out = _mm256_sub_epi32(load(base[p] + column), _mm256_slli_epi32(mismatches, 1));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(dot + p * ld), out);
+  }
+}
+
+template <int P>
+inline void tile(const uint64_t* a, int64_t words, const uint64_t* panel, const int32_t* const* base, int64_t column,
+                 int32_t* dot, int64_t ld) {
+  half_tile<P>(a, words, panel, base, column, dot, ld);
+  half_tile<P>(a, words, panel + 8, base, column + 8, dot + 8, ld);
+}
+
+}  // namespace
+
+void bgemm(const uint64_t* a, int64_t pixels, int64_t words, const uint64_t* panel, const int32_t* const* base,
+           int64_t column, int32_t* dot, int64_t ld) {
+  int64_t p = 0;
+  for (; p + kTile <= pixels; p += kTile) {
+    tile<kTile>(a + p * words, words, panel, base + p, column, dot + p * ld, ld);
+  }
+  if (p < pixels) tile<1>(a + p * words, words, panel, base + p, column, dot + p * ld, ld);
+}
+
+void bgemv(const uint64_t* a, const uint64_t* w, int64_t words, int64_t filters, int32_t bits, int32_t* dot) {
+  for (int64_t k = 0; k < filters; ++k, w += words) {
+    __m256i sum = _mm256_setzero_si256();
+    int64_t j = 0;
+    for (; j + 4 <= words; j += 4) {
+      sum = _mm256_add_epi64(sum, sum_bytes(popcount_bytes(_mm256_xor_si256(load(a + j), load(w + j)))));
+    }
+    const __m128i halves = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    auto mismatches = static_cast<int32_t>(_mm_cvtsi128_si64(halves) + _mm_extract_epi64(halves, 1));
+    for (; j < words; ++j) mismatches += static_cast<int32_t>(_mm_popcnt_u64(a[j] ^ w[j]));
+    dot[k] = bits - 2 * mismatches;
+  }
+}
+
+void counters_to_dot(const uint64_t* planes, int count, int32_t taps, int32_t* dot) {
+  const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  for (int c = 0; c < kWordBits; c += 8) {
+    __m256i mismatches = _mm256_setzero_si256();
+    for (int b = 0; b < count; ++b) {
+      const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(planes[b] >> c & 0xff)), bit);
+      const __m256i one = _mm256_and_si256(_mm256_cmpeq_epi32(set, bit), _mm256_set1_epi32(1));
+      mismatches = _mm256_add_epi32(mismatches, _mm256_slli_epi32(one, b));
+    }
+    const __m256i out = _mm256_sub_epi32(_mm256_set1_epi32(taps), _mm256_slli_epi32(mismatches, 1));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(dot + c), out);
+  }
+}
+
+}  // namespace bnn::cpu::avx2
+
+BNN_TARGET_END

@@ -1,0 +1,15 @@
+#include "cpu/avx2/vec.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/dispatch.h"
+#include "cpu/ukernels.h"
+
+BNN_AVX2_BEGIN
+
+namespace bnn::cpu::avx2 {
+#include "cpu/generic/sign_ste.inl"
+}  // namespace bnn::cpu::avx2
+
+BNN_TARGET_END

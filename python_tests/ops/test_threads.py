@@ -1,0 +1,55 @@
+"""Results don't depend on the number of threads."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from inputs import bits_equal, floats, rng, words
+from shapes import CONVS
+
+from bnn import ops
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def under(count: int, call) -> list[torch.Tensor]:
+    torch.set_num_threads(count)
+    return list(call())
+
+
+@pytest.mark.parametrize("name", ["glyphs/64-128x8/2", "resnet18/256x14", "mobilenet/depthwise/256x28",
+                                  "mobilenet/1x1/1024x7"])  # fmt: skip
+def test_convolutions(endpoint_isa, threads, name):
+    case = replace(CONVS[name], n=3)
+    generator = rng(1)
+    x = floats((case.n, case.c, case.h, case.w), "float32", generator)
+    weight = torch.randn(case.k, case.c // case.groups, case.r, case.s, generator=generator)
+    packed = words((case.k, case.r, case.s), case.c // case.groups, generator)
+    scale, rprelu = torch.randn(2, case.k, generator=generator), torch.randn(3, case.k, generator=generator)
+
+    def run() -> list[torch.Tensor]:
+        bits = ops.bitpack(x, torch.linspace(-1, 1, case.c))
+        fused = ops.binary_conv2d_fused(bits, packed, case.c, *case.geometry, *scale, None, rprelu, scale[1],
+                                        torch.float32)  # fmt: skip
+        trained = torch.ops.bnn.binary_conv2d_ste_forward(x, weight, None, "polynomial", "mean", *case.geometry)
+        return [bits, *fused, *trained, ops.bitunpack(bits, case.c), ops.sign_ste(x)]
+
+    assert all(bits_equal(a, b) for a, b in zip(under(1, run), under(3, run), strict=True))
+
+
+def test_matrices_and_pooling(endpoint_isa, threads):
+    x, weight = words((301,), 1000, rng(2)), words((257,), 1000, rng(3))
+    image = torch.randn(5, 33, 27, 31, generator=rng(4))
+
+    def run() -> list[torch.Tensor]:
+        pooled = ops.multires_pool2d(image, [(1, 1), (4, 5), (13, 2)])
+        back = torch.ops.bnn.multires_pool2d_backward(pooled, 27, 31)
+        return [ops.binary_linear(x, weight, 1000), *pooled, back]
+
+    assert all(bits_equal(a, b) for a, b in zip(under(1, run), under(3, run), strict=True))

@@ -1,0 +1,67 @@
+"""kill -9 at any moment, then --resume: the same bits as the run that was left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+SMALL = "--num-classes 10 --n-max 60 --imbalance 10 --image-size 16 --batch-size 32 --epochs 4 --device cpu"
+
+
+def start(folder, cwd, environment):
+    command = [sys.executable, "-m", "bnn", "train", "plain", *SMALL.split(), "--out", folder]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process, text):
+    for line in process.stderr:
+        if text in line:
+            return
+    pytest.fail(f"{text!r} never came")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, environment):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    process = start("run", folder, environment)
+    process.communicate()
+    assert process.returncode == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize("signal_number, code", [(signal.SIGKILL, -9), (signal.SIGINT, 1)])
+def test_a_stopped_run_continues_to_the_same_bits(undisturbed, tmp_path, python, environment, signal_number, code):
+    process = start("run", tmp_path, environment)
+    wait_for(process, "train epoch 2/4")
+    os.kill(process.pid, signal_number)
+    _, stderr = process.communicate()
+    assert process.returncode == code
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    if signal_number == signal.SIGINT:
+        assert "bnn: interrupted; continue with: bnn train plain" in stderr
+        assert stderr.rstrip().endswith("--out run --resume")
+        assert "Traceback" not in stderr
+    done = python("-m", "bnn", "train", "plain", *SMALL.split(), "--out", "run", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1/4" not in done.stderr  # it continued
+    for name in ("model.safetensors", "metrics.jsonl", "table.json"):
+        assert (undisturbed / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
+
+
+def test_resuming_a_finished_run_trains_nothing(undisturbed, python):
+    before = (undisturbed / "model.safetensors").read_bytes()
+    done = python("-m", "bnn", "train", "plain", *SMALL.split(), "--out", str(undisturbed), "--resume")
+    assert done.returncode == 0 and "epoch" not in done.stderr
+    assert (undisturbed / "model.safetensors").read_bytes() == before
+
+
+def test_resuming_with_another_learning_rate_is_refused_by_name(undisturbed, python):
+    done = python("-m", "bnn", "train", "plain", *SMALL.split(), "--lr", "1", "--out", str(undisturbed), "--resume")
+    assert done.returncode == 2
+    assert done.stderr.startswith("bnn: --resume: lr was 0.0025 when ")
+    assert json.loads((undisturbed / "config.json").read_text())["lr"] == 0.0025
