@@ -19,7 +19,8 @@ STUDENTS = {
     "balanced": ["plain", "--loss", "balanced_softmax"],
     "pretrained-balanced": ["plain", "--loss", "balanced_softmax", "--from", "{out}/source-student"],
     "candle": ["candle"],
-    "candle-t1": ["candle", "--temperature", "1"],
+    "candle-t1": ["candle", "--temperature", "1", "--no-mixup"],
+    "candle-plain": ["candle", "--no-mixup"],
 }
 SOURCE = ["plain", "--split", "source", "--epochs", "10", "--lr", "2e-3"]
 
@@ -32,8 +33,9 @@ ROWS = {
     "pretrained on source, then balanced softmax": ("pretrained-balanced", 0),
     "CANDLE, literal T = 1": ("candle-t1", 0),
     "CANDLE, literal T = 1, + P2P": ("candle-t1-p2p", 1),
-    "CANDLE (T = 4)": ("candle", 0),
-    "CANDLE (T = 4) + P2P": ("candle-p2p", 1),
+    "CANDLE, T = 8, no mixup": ("candle-plain", 0),
+    "CANDLE (T = 8, mixup)": ("candle", 0),
+    "CANDLE + P2P": ("candle-p2p", 1),
     "calibrated teacher (full precision)": ("candle", 1),
 }
 

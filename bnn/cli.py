@@ -32,7 +32,9 @@ def main(argv: list[str] | None = None) -> int:
 def usage() -> str:
     """What `bnn --help` prints."""
     lines = [f"  {verb:<9}{text}" for verb, text in VERBS.items()]
-    return "\n".join(["usage: bnn VERB ...   (bnn VERB --help lists its flags)", "", *lines])
+    return "\n".join(
+        ["usage: bnn VERB ...   (bnn VERB --help lists its flags; --json prints tables as JSON)", "", *lines]
+    )
 
 
 def _guarded(argv: list[str]) -> int:
@@ -50,7 +52,8 @@ def _guarded(argv: list[str]) -> int:
         if package in ("", "bnn"):
             traceback.print_exc()
             return 1
-        return _fail(f"this command needs {package}: pip install 'bnn-torch[run]'", 1)
+        told = "bnn-torch[" in str(problem)  # the package's own message names the extra already
+        return _fail(str(problem) if told else f"this command needs {package}: pip install 'bnn-torch[run]'", 1)
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", 1)
     except FloatingPointError as problem:
@@ -70,7 +73,5 @@ def _fail(message: str, code: int) -> int:
 
 def _raised_on_purpose(problem: BaseException) -> bool:
     """Whether the error was raised by a line of this package: a message to the user, not a defect deep in a library."""
-    trace = problem.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return Path(__file__).parent in Path(trace.tb_frame.f_code.co_filename).parents
+    innermost = traceback.extract_tb(problem.__traceback__)[-1]
+    return Path(__file__).parent in Path(innermost.filename).parents

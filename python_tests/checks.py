@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from inputs import bits_equal
 from torch import Tensor
 from torch.utils import _pytree as pytree
-
-from inputs import bits_equal
 
 
 def refused(op: str, argument: str, call: Callable[[], object]) -> None:

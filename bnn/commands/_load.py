@@ -25,17 +25,19 @@ class Target:
     model: nn.Module
     forward: Callable[[Tensor], Tensor]
     classes: list[str] | None
-    preprocess: Preprocess | None
+    preprocess: Preprocess
     posthoc: dict[str, Any] | None
 
 
 def open_target(name: str) -> Target:
-    """Raises FileNotFoundError if there is neither, ValueError if it can't be read."""
+    """Raises FileNotFoundError if there is neither, ValueError if it can't be read or records no preprocessing."""
     path = Path(name)
     if path.is_dir():
         return _open_run(path)
     packed = bnn.load(path)
-    preprocess = Preprocess.from_dict(packed.preprocess) if packed.preprocess else None
+    if packed.preprocess is None:
+        raise ValueError(f"{path} records no preprocessing; pack it from a run with bnn pack")
+    preprocess = Preprocess.from_dict(packed.preprocess)
     return Target(path, {}, packed, packed, packed.classes, preprocess, packed.posthoc)
 
 

@@ -26,7 +26,8 @@ def parse(config: type[T], argv: list[str], prog: str) -> T:
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
-            return tyro.cli(config, args=argv, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+            about = f"{config.__doc__} With --json the result is JSON."
+            return tyro.cli(config, args=argv, prog=prog, description=about, config=(tyro.conf.FlagCreatePairsOff,))
     except SystemExit as leaving:
         if leaving.code in (0, None):
             raise
@@ -67,7 +68,7 @@ def _is_number(token: str) -> bool:
 
 def _one_line(box: str, prog: str) -> str:
     """The first paragraph of tyro's framed message."""
-    body = []
+    body: list[str] = []
     for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
         text = line.strip("│╭╮╰╯ \t")
         if text.startswith("─") and body:

@@ -39,7 +39,7 @@ class Config:
 
     out: Path = Path("bnn-demo")
     """Folder for runs, plots and the packed model."""
-    epochs: int = 16
+    epochs: int = 12
     """Passes over the training images for each student."""
     draw: int = 0
     """Seed of the classes."""

@@ -17,7 +17,7 @@ from bnn.training.predict import predict
 
 @dataclass(frozen=True)
 class Config:
-    """Figures of a run or a packed file on a data set; --json prints all of them."""
+    """Figures of a run or a packed file on a data set."""
 
     target: tyro.conf.Positional[str]
     """Run folder or packed file."""
@@ -59,12 +59,10 @@ def data_for(target: Target, fields: dict[str, Any]) -> Data:
     """The data that `fields` describe, completed by what the run recorded; its classes must be the model's.
 
     Raises:
-        ValueError: a packed file without --data, no preprocessing, other classes.
+        ValueError: a packed file without --data, other classes.
     """
     if "data" not in fields and not target.config:
         raise ValueError("a packed file does not record its data: give --data glyphs, digits or folder:PATH")
-    if target.preprocess is None:
-        raise ValueError(f"{target.path} records no preprocessing; pack it from a run with bnn pack")
     size = {"image_size": target.preprocess.size[0]}
     recorded = {name: target.config[name] for name in ("data", "split", *DATA_FIELDS) if name in target.config}
     if fields.get("data", recorded.get("data")) != recorded.get("data"):

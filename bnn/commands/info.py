@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     config = parse(Config, rest, "bnn info")
     facts = installation()
     if config.model is not None:
-        facts["model"] = layers(config)
+        facts["model"] = layers(config.model, config)
     print(json.dumps(facts, indent=2) if wants_json else describe(facts))
     return 0
 
@@ -70,19 +70,19 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def layers(config: Config) -> dict[str, Any]:
+def layers(name: str, config: Config) -> dict[str, Any]:
     """One row a layer of the named network or packed file, and totals."""
-    if config.model in models.names():
-        fallback = DEFAULTS["tiny" if config.model.endswith("_tiny") else ""]
+    if name in models.names():
+        fallback = DEFAULTS["tiny" if name.endswith("_tiny") else ""]
         asked = (config.num_classes, config.in_channels, config.image_size)
         classes, channels, size = (a if a is not None else f for a, f in zip(asked, fallback, strict=True))
-        model = models.build(config.model, classes, channels, size)
-    elif Path(config.model).is_file():
-        model = bnn.load(config.model)
+        model = models.build(name, classes, channels, size)
+    elif Path(name).is_file():
+        model = bnn.load(name)
         known = model.preprocess or {"size": [config.image_size or 224], "mean": [0] * (config.in_channels or 3)}
         channels, size = len(known["mean"]), known["size"][0]
     else:
-        raise ValueError(f"--model: expected one of {', '.join(models.names())} or a packed file; got {config.model!r}")
+        raise ValueError(f"--model: expected one of {', '.join(models.names())} or a packed file; got {name!r}")
     rows = models.summary(model, size, channels)
     sums = ("binary_macs", "real_macs", "binary_bits", "real_parameters")
     totals = {name: sum(row[name] for row in rows) for name in sums}

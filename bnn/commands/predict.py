@@ -41,8 +41,6 @@ def main(argv: list[str]) -> int:
 
 def predict_files(target: Target, paths: tuple[str, ...], top: int) -> list[dict[str, Any]]:
     """One {"image", "top": [{"class", "probability"}]} a file, most probable first; probabilities 0 to 1."""
-    if target.preprocess is None:
-        raise ValueError(f"{target.path} records no preprocessing; pack it from a run with bnn pack")
     pixels = torch.stack([target.preprocess.read(path) for path in paths])
     with torch.inference_mode():
         parts = [target.forward(target.preprocess.normalize(part)) for part in pixels.split(256)]

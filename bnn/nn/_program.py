@@ -6,6 +6,7 @@ exist, so a program from a file can name nothing else.
 """
 
 from collections.abc import Callable
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -37,17 +38,43 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 }
 PACKED = (PackedBinaryConv2d, PackedBinaryLinear)
 
+# kind -> options that are not stored, with the only value they may have
+FIXED: dict[str, dict] = {
+    "AvgPool2d": {"divisor_override": None},
+    "BatchNorm1d": {"track_running_stats": True},
+    "BatchNorm2d": {"track_running_stats": True},
+    "Conv2d": {"padding_mode": "zeros"},
+    "MaxPool2d": {"return_indices": False},
+}
+
 # kind -> function of the inputs and of the stored arguments
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "adaptive_avg_pool2d": lambda x, *, output_size: F.adaptive_avg_pool2d(x, output_size),
     "add": lambda a, b: a + b,
     "cat": lambda *parts, dim: torch.cat(parts, dim),
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x,
     "flatten": lambda x, *, start_dim: torch.flatten(x, start_dim),
     "relu": lambda x: F.relu(x),
 }
 
+# kind -> fewest and most inputs, where that is not 1
+ARITY: dict[str, tuple[int, int]] = {
+    "PackedBinaryConv2d": (1, 2),
+    "PackedBinaryLinear": (1, 2),
+    "add": (2, 2),
+    "cat": (1, 1000),
+}
+
 WORDS = "#words"
 INPUT = "input"
+
+
+def arg_names(kind: str) -> set[str]:
+    """The names of a step's arguments."""
+    if kind in LAYERS:
+        return set(LAYERS[kind][1])
+    parameters = signature(FUNCTIONS[kind]).parameters.values()
+    return {p.name for p in parameters if p.kind == p.KEYWORD_ONLY}
 
 
 def layer_args(layer: nn.Module) -> dict:

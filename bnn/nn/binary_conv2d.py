@@ -9,6 +9,22 @@ from bnn.ops._library import SCALES, SURROGATES, pair
 from bnn.ops.bitpack import word_count
 
 
+def _set_geometry(layer: nn.Module, in_channels: int, out_channels: int, kernel_size, stride, padding, dilation,
+                  groups: int, pad_value: int) -> None:  # fmt: skip
+    """Check and store what a layer and its packed form have in common."""
+    require(in_channels > 0 and out_channels > 0, "in_channels and out_channels", "positive",
+            (in_channels, out_channels))  # fmt: skip
+    require(groups > 0 and in_channels % groups == 0 and out_channels % groups == 0, "groups",
+            f"a divisor of in_channels ({in_channels}) and out_channels ({out_channels})", groups)  # fmt: skip
+    require(pad_value in (-1, 0, 1), "pad_value", "-1, 0 or +1", pad_value)
+    layer.in_channels, layer.out_channels, layer.groups, layer.pad_value = in_channels, out_channels, groups, pad_value
+    for name, value, least in (("kernel_size", kernel_size, 1), ("stride", stride, 1), ("padding", padding, 0),
+                               ("dilation", dilation, 1)):  # fmt: skip
+        value = tuple(pair(value))
+        require(len(value) == 2 and min(value) >= least, name, f"at least {least}", value)
+        setattr(layer, name, value)
+
+
 class BinaryConv2d(nn.Module):
     """y = alpha[k] * conv2d(sign(x + shift), sign(w)) + bias; see `bnn.ops.binary_conv2d_ste`.
 
@@ -42,20 +58,10 @@ class BinaryConv2d(nn.Module):
         scale: str = "mean",
     ) -> None:
         super().__init__()
-        require(groups > 0 and in_channels % groups == 0 and out_channels % groups == 0, "groups",
-                f"a divisor of in_channels ({in_channels}) and out_channels ({out_channels})", groups)  # fmt: skip
-        require(in_channels > 0 and out_channels > 0, "in_channels and out_channels", "positive",
-                (in_channels, out_channels))  # fmt: skip
-        require(pad_value in (-1, 0, 1), "pad_value", "-1, 0 or +1", pad_value)
         require(surrogate in SURROGATES, "surrogate", f"one of {SURROGATES}", surrogate)
         require(scale in SCALES, "scale", f"one of {SCALES}", scale)
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride = tuple(pair(kernel_size)), tuple(pair(stride))
-        self.padding, self.dilation = tuple(pair(padding)), tuple(pair(dilation))
-        for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
-            value = getattr(self, name)
-            require(len(value) == 2 and min(value) >= least, name, f"at least {least}", value)
-        self.pad_value, self.surrogate, self.scale = pad_value, surrogate, scale
+        _set_geometry(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, pad_value)
+        self.surrogate, self.scale = surrogate, scale
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.shift = nn.Parameter(torch.zeros(in_channels)) if shift else None
@@ -128,9 +134,7 @@ class PackedBinaryConv2d(PackedEpilogue):
         words: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, has_shift, has_rprelu, stream, words)
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride = tuple(pair(kernel_size)), tuple(pair(stride))
-        self.padding, self.dilation, self.pad_value = tuple(pair(padding)), tuple(pair(dilation)), pad_value
+        _set_geometry(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, pad_value)
         self.has_shift, self.has_rprelu = has_shift, has_rprelu
         words_shape = (out_channels, *self.kernel_size, word_count(in_channels // groups))
         self.register_buffer("weight", torch.zeros(words_shape, dtype=torch.int64))

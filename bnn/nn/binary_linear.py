@@ -74,6 +74,8 @@ class PackedBinaryLinear(PackedEpilogue):
         stream: bool = True,
         words: bool = False,
     ) -> None:
+        require(in_features > 0 and out_features > 0, "in_features and out_features", "positive",
+                (in_features, out_features))  # fmt: skip
         super().__init__(in_features, out_features, has_shift, has_rprelu, stream, words)
         self.in_features, self.out_features = in_features, out_features
         self.has_shift, self.has_rprelu = has_shift, has_rprelu

@@ -18,7 +18,9 @@ LAYOUT = "1"
 _STEP_KEYS = {"name", "kind", "inputs", "args"}
 _POSTHOC_KEYS = {"temperature", "logit_offsets"}
 _PREPROCESS_KEYS = {"size", "mean", "std", "mode"}
-_MAX_STEPS = 100_000
+_MAX_STEPS = 10_000
+# what constructors of layers raise on arguments that make no sense
+_BUILD_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class FileRefused(ValueError):
@@ -87,12 +89,14 @@ def load(path: str | os.PathLike) -> PackedModel:
                 layers = {s["name"]: _program.build_layer(s["kind"], s["args"]) for s in steps
                           if s["kind"] in _program.LAYERS}  # fmt: skip
             model = PackedModel(steps, layers)
-        except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as problem:
+        except _BUILD_ERRORS as problem:
             raise FileRefused(f"{path}: the graph does not describe a network ({problem})") from problem
         expected = model.layers.state_dict()
         _check_tensors(file, expected, path)
-        model.layers.load_state_dict({name: file.get_tensor(name) for name in expected}, assign=True)
+        tensors = {name: file.get_tensor(name).to(like.dtype) for name, like in expected.items()}
+        model.layers.load_state_dict(tensors, assign=True)
     _check_tail_bits(model, path)
+    _check_class_count(model, meta, path)
     model.classes, model.preprocess, model.posthoc = (
         meta.get(f"bnn.{key}") for key in ("classes", "preprocess", "posthoc")
     )
@@ -117,7 +121,7 @@ def _checked_metadata(metadata: dict[str, str], path: str) -> dict:
         if key in metadata:
             try:
                 values[key] = json.loads(metadata[key])
-            except (json.JSONDecodeError, RecursionError) as problem:
+            except (ValueError, RecursionError) as problem:
                 raise FileRefused(f"{path}: {key} is not JSON ({problem})") from problem
     refuse("bnn.graph" not in values, "no 'bnn.graph'")
     _check_graph(values["bnn.graph"], refuse)
@@ -128,10 +132,29 @@ def _checked_metadata(metadata: dict[str, str], path: str) -> dict:
         refuse(not isinstance(value, dict) or not set(value) <= keys, f"{key} has keys other than {sorted(keys)}")
     posthoc = values.get("bnn.posthoc", {})
     temperature = posthoc.get("temperature", 1.0)
-    refuse(not isinstance(temperature, int | float) or not temperature > 0, "the temperature must be positive")
+    refuse(not _is_number(temperature) or not temperature > 0, "the temperature must be a positive number")
     offsets = posthoc.get("logit_offsets") or []
-    refuse(not _is_list(offsets, int | float), "logit_offsets must be a list of numbers")
+    refuse(not isinstance(offsets, list) or not all(map(_is_number, offsets)), "logit_offsets must be finite numbers")
+    if "bnn.preprocess" in values:
+        _check_preprocess(values["bnn.preprocess"], refuse)
     return values
+
+
+def _is_number(value) -> bool:
+    """A finite number of sensible size: JSON has integers of any length."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+def _check_preprocess(entry: dict, refuse) -> None:
+    size, mode = entry.get("size"), entry.get("mode")
+    pixels = _is_list(size, int) and len(size) == 2 and all(0 < edge < 2**15 for edge in size)
+    refuse(not pixels, f"preprocess size must be [H, W] in pixels, got {size!r}")
+    refuse(mode not in ("L", "RGB"), f"preprocess mode must be 'L' or 'RGB', got {mode!r}")
+    for key in ("mean", "std"):
+        value = entry.get(key)
+        fits = isinstance(value, list) and len(value) == len("RGB" if mode == "RGB" else "L")
+        fits = fits and all(_is_number(v) and (key == "mean" or v > 0) for v in value)
+        refuse(not fits, f"preprocess {key} must be one number a channel of mode {mode!r}, got {value!r}")
 
 
 def _is_list(value, kind) -> bool:
@@ -147,15 +170,16 @@ def _check_graph(graph, refuse) -> None:
         refuse(set(step) != _STEP_KEYS, f"a step has keys {sorted(step)}, expected {sorted(_STEP_KEYS)}; update bnn")
         name, kind, args = step["name"], step["kind"], step["args"]
         refuse(not isinstance(name, str) or not name or "." in name or name in bound, f"bad step name {name!r}")
-        known = kind in _program.LAYERS or kind in _program.FUNCTIONS
-        refuse(not isinstance(kind, str) or not known, f"unknown layer kind {kind!r}; update bnn")
-        refuse(not _is_list(step["inputs"], str) or not step["inputs"], f"step {name!r} has no inputs")
+        known = isinstance(kind, str) and (kind in _program.LAYERS or kind in _program.FUNCTIONS)
+        refuse(not known, f"unknown layer kind {kind!r}; update bnn")
+        least, most = _program.ARITY.get(kind, (1, 1))
+        fits = _is_list(step["inputs"], str) and least <= len(step["inputs"]) <= most
+        refuse(not fits, f"step {name!r} has inputs {step['inputs']!r}, expected {least} to {most} names")
         unbound = [i for i in step["inputs"] if i not in bound]
         refuse(bool(unbound), f"step {name!r} reads {unbound}, which no earlier step made")
         refuse(not isinstance(args, dict) or not all(_is_plain(v) for v in args.values()), f"bad args of {name!r}")
-        if kind in _program.LAYERS:
-            fields = set(_program.LAYERS[kind][1])
-            refuse(set(args) != fields, f"step {name!r} has args {sorted(args)}, expected {sorted(fields)}")
+        fields = _program.arg_names(kind)
+        refuse(set(args) != fields, f"step {name!r} has args {sorted(args)}, expected {sorted(fields)}")
         bound.add(name)
         if args.get("words") and args.get("stream"):
             bound.add(name + _program.WORDS)
@@ -180,6 +204,16 @@ def _check_tensors(file, expected: dict[str, torch.Tensor], path: Path) -> None:
         if shape != list(tensor.shape) or not fits:
             raise FileRefused(f"{path}: tensor {name!r} is {entry.get_dtype()} {shape}, the graph says "
                               f"{tensor.dtype} {list(tensor.shape)}")  # fmt: skip
+
+
+def _check_class_count(model: PackedModel, meta: dict, path: Path) -> None:
+    last = model.steps[-1]
+    outputs = last["args"].get("out_features")  # of Linear and PackedBinaryLinear
+    offsets = meta.get("bnn.posthoc", {}).get("logit_offsets") or None
+    counts = {"bnn.classes": meta.get("bnn.classes"), "logit_offsets": offsets}
+    sizes = {f"step {last['name']!r}": outputs} | {k: len(v) for k, v in counts.items() if v is not None}
+    if len({size for size in sizes.values() if size is not None}) > 1:
+        raise FileRefused(f"{path}: the numbers of classes disagree: {sizes}")
 
 
 def _check_tail_bits(model: PackedModel, path: Path) -> None:

@@ -1,32 +1,18 @@
 """`bnn.pack`: a trained network to words, folded batch norms and fused epilogues."""
 
-import operator
-
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bnn import isa
 from bnn.nn import _program
+from bnn.nn._trace import free_name, trace
 from bnn.nn.activations import RPReLU
 from bnn.nn.binary_conv2d import BinaryConv2d, PackedBinaryConv2d
 from bnn.nn.binary_linear import BinaryLinear, PackedBinaryLinear
 from bnn.ops._training import binarize_weight
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
-_FUNCTIONS = {
-    operator.add: "add",
-    operator.iadd: "add",
-    torch.add: "add",
-    torch.cat: "cat",
-    torch.flatten: "flatten",
-    "flatten": "flatten",
-    F.relu: "relu",
-    torch.relu: "relu",
-    F.adaptive_avg_pool2d: "adaptive_avg_pool2d",
-}
 
 
 class PackedModel(nn.Module):
@@ -47,9 +33,9 @@ class PackedModel(nn.Module):
         self.posthoc: dict | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] float -> logits [N, K]."""
+        """[N, C, H, W] or [M, C] float -> logits [N, K]."""
         with torch.no_grad():
-            logits = _program.run(self.steps, self.layers, x.contiguous(memory_format=torch.channels_last))
+            logits = _program.run(self.steps, self.layers, x)
             if self.posthoc is None:
                 return logits
             offsets = torch.tensor(self.posthoc.get("logit_offsets") or 0.0, device=logits.device)
@@ -81,11 +67,12 @@ def pack(model: nn.Module, *, exact: bool = False) -> PackedModel:
     Raises:
         ValueError: a layer or function that packed networks don't have; it is named, with those that exist.
     """
-    training = model.training
+    training = [(module, module.training) for module in model.modules()]
     try:
-        steps, layers = _trace(model.eval())
+        steps, layers = trace(model.eval())
     finally:
-        model.train(training)
+        for module, flag in training:
+            module.training = flag
     if not exact:
         _fold_real_norms(steps, layers)
     for step in list(steps):
@@ -93,73 +80,12 @@ def pack(model: nn.Module, *, exact: bool = False) -> PackedModel:
             _pack_step(step, steps, layers, fold=not exact)
     if not exact:
         _keep_bits(steps, layers)
+        _start_channels_last(steps)
     for step in steps:
         if step["kind"] in _program.LAYERS:
             step["args"] = _program.layer_args(layers[step["name"]])
     used = {step["name"]: layers[step["name"]] for step in steps if step["kind"] in _program.LAYERS}
     return PackedModel(steps, used).eval().requires_grad_(False)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        library = module.__module__.startswith(("torch.nn", "bnn.nn"))
-        return library and not isinstance(module, nn.Sequential | nn.ModuleList)
-
-
-def _trace(model: nn.Module) -> tuple[list[dict], dict[str, nn.Module]]:
-    """The network as steps, with copies of its layers."""
-    import copy
-
-    steps: list[dict] = []
-    layers: dict[str, nn.Module] = {}
-    names: dict[fx.Node, str] = {}
-    known = [*_program.LAYERS, "BinaryConv2d", "BinaryLinear"]
-    for node in _Tracer().trace(model).nodes:
-        if node.op == "placeholder":
-            names[node] = _program.INPUT
-        elif node.op == "call_module":
-            layer = model.get_submodule(node.target)
-            kind = type(layer).__name__
-            if isinstance(layer, _NOTHING):
-                names[node] = names[node.args[0]]
-                continue
-            if kind not in known:
-                raise ValueError(f"pack: layer {node.target!r} is a {kind}, which a packed network can't have; "
-                                 f"expected one of {sorted(known)}")  # fmt: skip
-            name = node.name if node.name not in layers else f"{node.name}_{len(steps)}"
-            layers[name] = copy.deepcopy(layer)
-            steps.append({"name": name, "kind": kind, "inputs": [names[a] for a in node.args], "args": {}})
-            names[node] = name
-        elif node.op in ("call_function", "call_method"):
-            steps.append(_function_step(node, names))
-            names[node] = node.name
-        elif node.op == "output":
-            if names[node.args[0]] != steps[-1]["name"]:
-                raise ValueError("pack: the model's output must be its last operation, a single tensor")
-        else:
-            raise ValueError(f"pack: the model reads {node.target!r} directly, which a packed network can't do")
-    return steps, layers
-
-
-def _function_step(node: fx.Node, names: dict[fx.Node, str]) -> dict:
-    kind = _FUNCTIONS.get(node.target)
-    if kind is None or any(not isinstance(a, fx.Node) for a in node.args[:1] if kind != "cat"):
-        raise ValueError(f"pack: operation {node.target!r} is not one that a packed network has; "
-                         f"expected one of {sorted(_program.FUNCTIONS)}")  # fmt: skip
-    args = list(node.args)
-    if kind == "add" and len(args) == 2 and all(isinstance(a, fx.Node) for a in args) and not node.kwargs:
-        inputs, values = args, {}
-    elif kind == "cat":
-        inputs, values = list(args[0]), {"dim": node.kwargs.get("dim", args[1] if len(args) > 1 else 0)}
-    elif kind == "flatten":
-        inputs, values = args[:1], {"start_dim": args[1] if len(args) > 1 else node.kwargs.get("start_dim", 0)}
-    elif kind == "adaptive_avg_pool2d":
-        inputs, values = args[:1], {"output_size": args[1]}
-    elif kind == "relu":
-        inputs, values = args[:1], {}
-    else:
-        raise ValueError(f"pack: {node.target!r} with arguments {args} is not one that a packed network has")
-    return {"name": node.name, "kind": kind, "inputs": [names[i] for i in inputs], "args": values}
 
 
 def _users(name: str, steps: list[dict]) -> list[dict]:
@@ -259,6 +185,14 @@ def _keep_bits(steps: list[dict], layers: dict[str, nn.Module]) -> None:
         if not _users(name, steps):
             producer.stream = False
             readers[0]["inputs"][0] = name
+
+
+def _start_channels_last(steps: list[dict]) -> None:
+    """Words are made fastest from channels-last images. Exact networks keep the layout: real layers may round by it."""
+    name = free_name("channels_last", steps)
+    for step in steps:
+        step["inputs"] = [name if value == _program.INPUT else value for value in step["inputs"]]
+    steps.insert(0, {"name": name, "kind": "channels_last", "inputs": [_program.INPUT], "args": {}})
 
 
 def _same_rank(producer: nn.Module, reader: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from bnn.ops._library import (
     register_autograd,
 )
 from bnn.ops._training import binarize_weight, restore_weight, weight_gradient
-from bnn.ops.bitpack import bitpack, bitunpack, check_words, unpack_bits, word_count
+from bnn.ops.bitpack import bitunpack, check_words, word_count
 from bnn.ops.sign_ste import channel_sum
 
 Int2 = int | tuple[int, int] | list[int]

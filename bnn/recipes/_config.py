@@ -48,7 +48,7 @@ class TrainConfig(RunConfig):
     """Seed of weights, batches and augmentation."""
     epochs: int = 24
     """Passes over the training images."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Images a step, over all processes together."""
     lr: float = 2.5e-3
     """Learning rate at the first step; falls to 0 along half a cosine."""

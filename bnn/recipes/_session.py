@@ -32,13 +32,6 @@ class Session:
     device: Device
     counts: Tensor  # training images of each class, int64 [K], on the device
 
-    def inputs(self, batch: dict, seed: int) -> Tensor:
-        """The augmented, normalized images of a training batch, [B, C, H, W] float32 channels-last."""
-        augmented = datasets.augment(
-            batch["image"], batch["index"], seed=seed, epoch=batch["epoch"], flip=self.data.flip
-        )
-        return self.data.preprocess.normalize(augmented).contiguous(memory_format=torch.channels_last)
-
 
 def begin(recipe: str, config: TrainConfig) -> Session:
     """Everything that can fail because of a wrong argument fails here, before anything is trained or overwritten."""
@@ -83,8 +76,8 @@ def load_data(fields: dict[str, Any], **changes: Any) -> Data:
     """The data of a run from its recorded fields; `changes` replace some of them."""
     fields = {**fields, **changes}
     source = fields.get("split") == "source"
-    known = {name: fields[name] for name in DATA_FIELDS if fields.get(name) is not None}
-    data = datasets.load(fields["data"], **known, **({"source": True} if source else {}))
+    known: dict[str, Any] = {name: fields[name] for name in DATA_FIELDS if fields.get(name) is not None}
+    data = datasets.load(fields["data"], **known, source=source)
     return _source_as_data(data) if source else data
 
 
@@ -112,10 +105,10 @@ def network(config: TrainConfig, data: Data) -> dict[str, Any]:
     }
 
 
-def build_network(session: Session, config: TrainConfig, body_from: str | None = None) -> nn.Module:
-    """The network of config.json with weights drawn from the seed, its body from another run if one is given.
+def build_network(session: Session, config: TrainConfig, body_from: str | None = None) -> Any:
+    """The network of config.json (from `bnn.models`) with weights drawn from the seed.
 
-    The classifier of that run is taken too when it has the same classes, else it starts anew.
+    body_from: another run to take the body from, and the classifier too when it has the same classes.
 
     Raises:
         ValueError: the other run's network has another body.

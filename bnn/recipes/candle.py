@@ -7,12 +7,12 @@
                the student descends J (lambda fixed), the MLP ascends J (the losses fixed), with one learning rate.
 
 Not in what could be read of the paper, and therefore options: which term lambda weighs (balance_on), the MLP's input,
-the temperature (a teacher that is almost one-hot at T = 1 passes the long tail on; T = 4 does not), the form of L_FS.
+the temperature (a teacher that is almost one-hot at T = 1 passes the long tail on; T = 8 does not), the form of L_FS.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from bnn import losses, metrics, models
 from bnn.recipes import _report
 from bnn.recipes._config import From, TrainConfig, require
-from bnn.recipes._distillation import Teacher, TrainingImages, cache_features, views
+from bnn.recipes._distillation import Balance, Teacher, cache_features
+from bnn.recipes._images import TrainingImages, views
 from bnn.recipes._report import Result
 from bnn.recipes._session import Session, begin, build_network
 from bnn.recipes.plain import Loss, make_loss
@@ -50,7 +51,7 @@ class Config(TrainConfig):
     """Its weight decay (AdamW, decoupled), 1 / step / learning rate."""
     calibration_views: int = 4
     """Augmented views of every image in the cache, beside the clean one."""
-    temperature: float = 4.0
+    temperature: float = 8.0
     """T of the distillation."""
     balance: Literal["adversarial", "fixed"] = "adversarial"
     """Who chooses lambda: an MLP that maximizes J, or fixed_balance."""
@@ -60,7 +61,7 @@ class Config(TrainConfig):
     """lambda if fixed, 0 to 1."""
     ce_weight: float = 0.0
     """Weight of an added cross-entropy with the labels."""
-    mixup: bool = False
+    mixup: bool = True
     """Train on a x + (1 - a) x', a uniform in [0, 1), x' another training image; the teacher labels the mixture."""
     teacher_resolutions: tuple[int, ...] = ()
     """Image sides for the teacher, pixels; empty: image_size only. Images are rendered at the largest and pooled."""
@@ -74,7 +75,7 @@ def run(config: Config) -> Result:
     """Calibrate, distil, evaluate on the test split, fill the run folder; returns folder and table."""
     check(config)
     session = begin("candle", config)
-    largest = max(config.image_size, *config.teacher_resolutions, 0)
+    largest = max((config.image_size, *config.teacher_resolutions))
     images = TrainingImages(session, config.seed, largest, config.mixup)
     teacher = load_teacher(config, session)
     student = build_network(session, config, config.from_run)
@@ -95,19 +96,13 @@ def check(config: Config) -> None:
     require(config.temperature > 0, "temperature", "a number above 0", config.temperature)
     require(0 <= config.fixed_balance <= 1, "fixed-balance", "0 to 1", config.fixed_balance)
     require(config.ce_weight >= 0, "ce-weight", "0 or more", config.ce_weight)
-    require(
-        not (config.mixup and config.ce_weight),
-        "ce-weight",
-        "0 with --mixup (a mixture has no label)",
-        config.ce_weight,
-    )
+    require(not config.mixup or not config.ce_weight, "ce-weight", "0 with --mixup (no labels)", config.ce_weight)
     require(config.calibration_steps >= 1, "calibration-steps", "at least 1", config.calibration_steps)
     require(config.calibration_views >= 0, "calibration-views", "0 or more", config.calibration_views)
-    require(
-        all(s >= 8 for s in config.teacher_resolutions), "teacher-resolutions", "8 or more", config.teacher_resolutions
-    )
-    for name in (config.from_run, None if config.teacher == "glyphs" else config.teacher):
-        if name is not None:
+    sizes = config.teacher_resolutions
+    require(min(sizes, default=8) >= 8, "teacher-resolutions", "8 pixels or more", sizes)
+    for name in (config.from_run, config.teacher):
+        if name not in (None, "glyphs"):
             read_config(Path(name))
 
 
@@ -120,7 +115,7 @@ def load_teacher(config: Config, session: Session) -> Teacher:
     require(channels == wanted, "teacher", f"a network for images of {wanted} channels, not {channels}", config.teacher)
     seeds.seed_torch("teacher", config.seed)
     teacher = Teacher(encoder, len(session.data.classes))
-    return teacher.to(session.device.torch_device, memory_format=torch.channels_last)
+    return teacher.to(session.device.torch_device).to(memory_format=torch.channels_last)
 
 
 def calibrate(config: Config, session: Session, teacher: Teacher, images: TrainingImages) -> None:
@@ -148,8 +143,9 @@ def calibrate(config: Config, session: Session, teacher: Teacher, images: Traini
     fit(session.run, "calibrate", *training, epochs=epochs, evaluate=evaluate, float32=True)
 
 
-def distil(config: Config, session: Session, teacher: Teacher, student: nn.Module, images: TrainingImages) -> None:
+def distil(config: Config, session: Session, teacher: Teacher, student: Any, images: TrainingImages) -> None:
     """Phase 2: train student, projection and balance with one loss and one optimizer."""
+    seeds.seed_torch("projection and balance", config.seed)  # whether or not phase 1 ran in this process
     same = student.feature_dim == teacher.feature_dim
     project = nn.Identity() if same else nn.Linear(student.feature_dim, teacher.feature_dim, bias=False)
     balance = Balance() if config.balance == "adversarial" else nn.Identity()
@@ -174,19 +170,6 @@ def distil(config: Config, session: Session, teacher: Teacher, student: nn.Modul
     optimizer = torch.optim.Adam(modules.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     training = (modules, step, images.dataset, batches, optimizer, session.device)
     fit(session.run, "distil", *training, epochs=config.epochs, evaluate=_report.validation(session, student))
-
-
-class Balance(nn.Module):
-    """lambda in (0, 1) from [L_FS, L_KL, progress]; float32, since bfloat16 can't tell 0.999 from 1."""
-
-    def __init__(self, width: int = 64) -> None:
-        super().__init__()
-        layers = (nn.Linear(3, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, seen: Tensor) -> Tensor:
-        with torch.autocast(seen.device.type, enabled=False):
-            return self.layers(seen).sigmoid().squeeze()
 
 
 def objective(config: Config, balance: nn.Module, fs: Tensor, kl: Tensor, progress: float) -> dict[str, Tensor]:

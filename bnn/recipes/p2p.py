@@ -43,13 +43,15 @@ def run(config: Config) -> Result:
     """Estimate the offsets, evaluate before and after on the test split; returns folder and table."""
     require(config.from_run is not None, "from", "the folder of a finished run", None)
     require(config.strength >= 0, "strength", "0 or more", config.strength)
-    origin = Path(config.from_run)
+    origin = Path(config.from_run or "")
     model = load_model(origin)
     session = _begin(config, origin)
     counts = session.data.class_counts
     case = detect_case(session.run.config) if config.case == "auto" else int(config.case)
 
-    logits, labels = _report.outputs(session, model.to(session.device.torch_device), session.data.splits[config.reference])
+    logits, labels = _report.outputs(
+        session, model.to(session.device.torch_device), session.data.splits[config.reference]
+    )
     if config.reference == "val":
         logits = as_in_training(logits, labels, counts)
     offsets = posthoc.prior2posterior(logits, counts if case == 2 else None, strength=config.strength)

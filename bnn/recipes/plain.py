@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from bnn import losses
 from bnn.recipes import _report
 from bnn.recipes._config import From, TrainConfig, require
+from bnn.recipes._images import TrainingImages
 from bnn.recipes._report import Result
 from bnn.recipes._session import begin, build_network
 from bnn.training.loop import fit
@@ -51,12 +52,13 @@ def run(config: Config) -> Result:
         read_config(Path(config.from_run))
     session = begin("plain", config)
     model = build_network(session, config, config.from_run)
+    images = TrainingImages(session, config.seed, config.image_size)
     loss = make_loss(config.loss, session.counts)
 
     def step(batch: dict) -> dict[str, Tensor]:
-        return {"loss": loss(model(session.inputs(batch, config.seed)), batch["label"])}
+        return {"loss": loss(model(images(batch)), batch["label"])}
 
-    train = session.data.splits["train"]
+    train = images.dataset
     fit(
         session.run,
         "train",

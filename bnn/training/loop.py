@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ def fit(
     """
     if sampler.batch_size % device.processes:
         raise ValueError(f"--batch-size {sampler.batch_size} does not divide by the {device.processes} processes")
-    modules.to(device.torch_device, memory_format=torch.channels_last)
+    modules.to(device.torch_device).to(memory_format=torch.channels_last)
     first = _restore(run, phase, modules, optimizer)
     if first >= epochs:
         return
@@ -110,7 +111,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
 
 
-def _whole(batch: Batch) -> Batch:
+def _whole(batch: Any) -> Any:  # a DataLoader expects a list to collate; the data set returns the batch
     return batch
 
 
@@ -156,10 +157,10 @@ class _Window:
         self.sum = row if self.sum is None else self.sum + row
         self.count += 1
         if self.count == self.every:
-            self._write(step)
+            self._write(step, self.sum / self.count)
 
-    def _write(self, step: int) -> None:
-        means = (mean_across(self.sum) / self.count).tolist()
+    def _write(self, step: int, row: Tensor) -> None:
+        means = mean_across(row).tolist()
         self.latest = dict(zip(self.names, means, strict=True))
         self.sum, self.count = None, 0
         if not math.isfinite(self.latest["loss"]):

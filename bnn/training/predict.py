@@ -5,11 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bnn.data import Images
+
 
 @torch.no_grad()
 def predict(
     model: Callable[[Tensor], Tensor],
-    images: torch.utils.data.Dataset,
+    images: Images,
     normalize: Callable[[Tensor], Tensor],
     *,
     device: torch.device | str = "cpu",
@@ -19,7 +21,7 @@ def predict(
 
     Args:
         model: [B, C, H, W] float32 -> [B, K]; a module is put in eval mode and left so.
-        images: a `bnn.data.Images`.
+        images: what to run it on.
         normalize: uint8 batch -> float32 batch.
 
     Returns:

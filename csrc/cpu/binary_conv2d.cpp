@@ -50,24 +50,34 @@ void fill_base(const BinaryConv2d& p, int64_t k, int64_t count, const int32_t* t
   }
 }
 
+// out[j][lane] = rows[lane][j]
+void interleave(const uint64_t* const (&rows)[kPanel], int64_t words, uint64_t* out) {
+  for (int64_t j = 0; j < words; ++j, out += kPanel) {
+#pragma GCC unroll 16
+    for (int lane = 0; lane < kPanel; ++lane) out[lane] = rows[lane][j];
+  }
+}
+
 void prepare_panel(const BinaryConv2d& p, int64_t panel, uint64_t* scratch) {
   const ConvGeometry& g = p.geometry;
   const int64_t in_group = panel % p.group_panels * kPanel;
   const int64_t k0 = panel / p.group_panels * g.Kg() + in_group;
   const int64_t count = std::min<int64_t>(kPanel, g.Kg() - in_group);
   const int64_t filter_words = g.taps() * g.Lg();
-  uint64_t* out = p.panels + panel * p.row_words * kPanel;
+  const uint64_t* rows[kPanel];
   for (int64_t lane = 0; lane < kPanel; ++lane) {
-    const uint64_t* row = scratch;
+    uint64_t* packed = scratch + lane * p.row_words;
+    const uint64_t* filter = p.weight + (k0 + lane) * filter_words;
+    rows[lane] = packed;
     if (lane >= count) {
-      std::fill_n(scratch, p.row_words, uint64_t{0});
+      std::fill_n(packed, p.row_words, uint64_t{0});
     } else if (g.Cg() % kWordBits == 0) {
-      row = p.weight + (k0 + lane) * filter_words;
+      rows[lane] = filter;
     } else {
-      pack_filter(p, p.weight + (k0 + lane) * filter_words, scratch);
+      pack_filter(p, filter, packed);
     }
-    for (int64_t j = 0; j < p.row_words; ++j) out[j * kPanel + lane] = row[j];
   }
+  interleave(rows, p.row_words, p.panels + panel * p.row_words * kPanel);
   if (!p.border_sums) {
     std::fill_n(p.base + k0, count, static_cast<int32_t>(g.bits()));
     return;
@@ -123,7 +133,7 @@ int64_t base_size(const BinaryConv2d& p) {
 int64_t scratch_words(const BinaryConv2d& p) {
   const ConvGeometry& g = p.geometry;
   const int64_t strip = p.strip * (p.row_words + 1) + kCopySlack / 8 + p.strip * p.ld / 2;
-  const int64_t filters = std::max(p.row_words, g.Lg() + g.taps() * kPanel / 2);
+  const int64_t filters = std::max(p.row_words * kPanel, g.Lg() + g.taps() * kPanel / 2);
   return std::max(strip, filters);
 }
 

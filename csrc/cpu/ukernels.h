@@ -4,6 +4,7 @@
 
 #include "bnn/bits.h"
 #include "bnn/epilogue.h"
+#include "bnn/multires_pool2d.h"
 #include "bnn/sign_ste.h"
 #include "bnn/span.h"
 #include "cpu/isa.h"
@@ -43,8 +44,14 @@ using epilogue_fused = void(const Epilogue& e, const int32_t* dot, int64_t ld, i
 // sum[i] += x[i]
 using accumulate = void(ConstSpan x, int64_t n, float* sum);
 
-// y[i] = factor * x[i], rounded to the dtype of y
-using scale_store = void(const float* x, float factor, int64_t n, Span y);
+// y[i] = x[i] in the dtype of y
+using round_store = void(const float* x, int64_t n, Span y);
+
+// y[j * stride + e] = mean over bin j of row[position][e], where row holds sums over bins.height rows; row [W, width]
+using average_bins = void(const PoolBins& bins, const float* row, int64_t width, Span y, int64_t stride);
+
+// row[position][e] += y[j * stride + e] / area for every bin j that covers the position
+using spread_bins = void(const PoolBins& bins, ConstSpan y, int64_t stride, int64_t width, float* row);
 
 }  // namespace ukernel
 
@@ -68,7 +75,9 @@ struct Ukernels {
   ukernel::epilogue_scaled* epilogue_scaled;
   ukernel::epilogue_fused* epilogue_fused;
   ukernel::accumulate* accumulate;
-  ukernel::scale_store* scale_store;
+  ukernel::round_store* round_store;
+  ukernel::average_bins* average_bins;
+  ukernel::spread_bins* spread_bins;
 };
 
 const Ukernels& ukernels_of(Isa isa);

@@ -38,7 +38,7 @@ Tensor binary_conv2d(const Tensor& x, const Tensor& weight, int64_t in_channels,
   Epilogue e;
   e.channels = g.K;
   e.sums = static_cast<int32_t*>(y.mutable_data_ptr());
-  run_conv(g, torch::stable::contiguous(x), torch::stable::contiguous(weight), e);
+  run_conv(g, dense(x), dense(weight), e);
   return y;
 }
 
@@ -53,7 +53,7 @@ std::tuple<Tensor, Tensor> binary_conv2d_fused(const Tensor& x, const Tensor& we
   const char* op = "binary_conv2d_fused";
   const ConvGeometry g = words_geometry(op, x, weight, {in_channels, stride, padding, dilation, groups, pad_value});
   const FusedOutputs out = make_fused(op, output_shape(g), {scale, bias, residual, rprelu, next_shift, stream_dtype});
-  run_conv(g, torch::stable::contiguous(x), torch::stable::contiguous(weight), out.epilogue);
+  run_conv(g, dense(x), dense(weight), out.epilogue);
   return {out.stream, out.words};
 }
 

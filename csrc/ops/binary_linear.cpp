@@ -47,7 +47,7 @@ Tensor binary_linear(const Tensor& x, const Tensor& weight, int64_t in_features)
   Epilogue e;
   e.channels = weight.size(0);
   e.sums = static_cast<int32_t*>(y.mutable_data_ptr());
-  run_linear("binary_linear", torch::stable::contiguous(x), torch::stable::contiguous(weight), in_features, e);
+  run_linear("binary_linear", dense(x), dense(weight), in_features, e);
   return y;
 }
 
@@ -62,7 +62,7 @@ std::tuple<Tensor, Tensor> binary_linear_fused(const Tensor& x, const Tensor& we
   check_linear(op, x, weight, in_features);
   const FusedOutputs out =
       make_fused(op, {x.size(0), weight.size(0)}, {scale, bias, residual, rprelu, next_shift, stream_dtype});
-  run_linear(op, torch::stable::contiguous(x), torch::stable::contiguous(weight), in_features, out.epilogue);
+  run_linear(op, dense(x), dense(weight), in_features, out.epilogue);
   return {out.stream, out.words};
 }
 

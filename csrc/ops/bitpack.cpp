@@ -25,7 +25,7 @@ Tensor bitunpack(const Tensor& words, int64_t channels, ScalarType dtype) {
   check_words("bitunpack", "words", words, channels, 0);
   BNN_CHECK(is_float_type(dtype) || dtype == ScalarType::Char, "bitunpack", "dtype",
             "float32, bfloat16, float16 or int8", torch::headeronly::toString(dtype));
-  const Tensor packed = torch::stable::contiguous(words);
+  const Tensor packed = dense(words);
   const std::vector<int64_t> shape =
       words.dim() == 4 ? std::vector<int64_t>{words.size(0), channels, words.size(1), words.size(2)}
                        : std::vector<int64_t>{words.size(0), channels};

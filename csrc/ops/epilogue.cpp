@@ -11,7 +11,7 @@ const float* float_data(const char* op, const char* argument, const Tensor& t, c
   check_shape(op, argument, t, shape);
   BNN_CHECK(t.scalar_type() == ScalarType::Float, op, argument, "float32", dtype_text(t));
   check_cpu(op, argument, t);
-  held.push_back(torch::stable::contiguous(t));
+  held.push_back(dense(t));
   return static_cast<const float*>(held.back().const_data_ptr());
 }
 

@@ -18,9 +18,13 @@ MemoryFormat format_of(const Tensor& x) {
   return is_channels_last(x) && !x.is_contiguous() ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
+Tensor in_format(const Tensor& x, MemoryFormat format) {
+  return format == MemoryFormat::ChannelsLast ? channels_innermost(x) : dense(x);
+}
+
 Tensor empty_like(const Tensor& x, int64_t h, int64_t w, MemoryFormat format) {
   const std::vector<int64_t> shape{x.size(0), x.size(1), h, w};
-  return torch::stable::empty(shape, x.scalar_type(), std::nullopt, std::nullopt, std::nullopt, format);
+  return format == MemoryFormat::ChannelsLast ? empty_rows(shape, x.scalar_type()) : empty(shape, x.scalar_type());
 }
 
 // Planes of images [N, C, H, W] in the given format
@@ -36,7 +40,8 @@ MultiresPool2d planes_of(int64_t N, int64_t C, int64_t H, int64_t W, MemoryForma
 }
 
 template <class Kernel>
-void run(const MultiresPool2d& p, Kernel kernel) {
+void run(MultiresPool2d& p, Kernel kernel) {
+  cpu::multires_pool2d_plan(p);
   const int64_t words = ceil_div(cpu::multires_pool2d_scratch(p), 2);
   parallel(p.units(), p.H * p.W * p.block, [&](int64_t begin, int64_t end) {
     kernel(p, begin, end, reinterpret_cast<float*>(scratch<Slot::thread>(words)));
@@ -60,10 +65,10 @@ std::vector<Tensor> multires_pool2d(const Tensor& x, std::vector<int64_t> sizes)
     outputs.push_back(empty_like(x, h, w, format));
   }
   if (x.numel() == 0) return outputs;
-  const Tensor dense = torch::stable::contiguous(x, format);
+  const Tensor input = in_format(x, format);
   MultiresPool2d p = planes_of(x.size(0), x.size(1), x.size(2), x.size(3), format);
-  p.x = span_of(dense);
-  for (const Tensor& y : outputs) p.levels.push_back({y.size(2), y.size(3), mutable_span_of(y)});
+  p.x = span_of(input);
+  for (const Tensor& y : outputs) p.levels.push_back({y.size(2), y.size(3), mutable_span_of(y), {}, {}});
   run(p, cpu::multires_pool2d);
   return outputs;
 }
@@ -82,14 +87,14 @@ Tensor multires_pool2d_backward(std::vector<Tensor> grads, int64_t H, int64_t W)
     BNN_CHECK(grad.scalar_type() == first.scalar_type(), op, "grads", "of one dtype", dtype_text(grad));
     BNN_CHECK(grad.size(2) >= 1 && grad.size(2) <= H && grad.size(3) >= 1 && grad.size(3) <= W, op, "grads",
               text("between (1, 1) and the input's (", H, ", ", W, ")"), shape_text(grad));
-    grad = torch::stable::contiguous(grad, format);
+    grad = in_format(grad, format);
   }
   const Tensor grad_x = empty_like(first, H, W, format);
   if (grad_x.numel() == 0) return grad_x;
   MultiresPool2d p = planes_of(first.size(0), first.size(1), H, W, format);
   p.grad_x = mutable_span_of(grad_x);
   for (const Tensor& grad : grads) {
-    p.levels.push_back({grad.size(2), grad.size(3), {const_cast<void*>(grad.const_data_ptr()), p.grad_x.dtype}});
+    p.levels.push_back({grad.size(2), grad.size(3), {const_cast<void*>(grad.const_data_ptr()), p.grad_x.dtype}, {}, {}});
   }
   run(p, cpu::multires_pool2d_backward);
   return grad_x;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <new>
 
 namespace bnn::ops {
 
@@ -19,6 +20,12 @@ void parallel(int64_t count, int64_t work, const F& f) {
   torch::stable::parallel_for(0, count, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, work)), f);
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr bool kExactScratch = true;  // a sanitizer sees only what lies outside an allocation
+#else
+inline constexpr bool kExactScratch = false;
+#endif
+
 // Uninitialized words, aligned to a cache line, kept by the thread between calls. One buffer per slot.
 enum class Slot { call, thread };
 
@@ -29,8 +36,8 @@ uint64_t* scratch(int64_t words) {
   };
   thread_local std::unique_ptr<uint64_t, Free> buffer;
   thread_local int64_t capacity = 0;
-  if (words > capacity) {
-    const int64_t rounded = (words + 7) / 8 * 8;
+  if (words > capacity || kExactScratch) {
+    const int64_t rounded = std::max<int64_t>(8, (words + 7) / 8 * 8);
     capacity = 0;
     buffer.reset(static_cast<uint64_t*>(std::aligned_alloc(64, static_cast<size_t>(rounded) * sizeof(uint64_t))));
     if (!buffer) throw std::bad_alloc();

@@ -51,7 +51,7 @@ Tensor sign_ste_backward(const Tensor& grad, const Tensor& x, const std::optiona
   check_float(op, "grad", grad);
   const ChannelVector shift_vector(op, "shift", shift, x.size(1));
   const Tensor rows = channels_innermost(x);
-  const Tensor grad_rows = channels_innermost(torch::stable::to(grad, x.scalar_type()));
+  const Tensor grad_rows = channels_innermost(grad.scalar_type() == x.scalar_type() ? grad : torch::stable::to(grad, x.scalar_type()));
   SignSte p;
   p.x = span_of(rows);
   p.shift = shift_vector.data();
@@ -99,7 +99,7 @@ Tensor ste_residue_backward(const Tensor& grad, const Tensor& residue, std::stri
   BNN_CHECK(residue.scalar_type() == (clip ? ScalarType::Long : ScalarType::Byte), op, "residue",
             clip ? "int64 for 'clip'" : "uint8 for 'polynomial'", dtype_text(residue));
   const Tensor rows = channels_innermost(grad);
-  const Tensor packed = torch::stable::contiguous(residue);
+  const Tensor packed = dense(residue);
   const Tensor result = empty_rows(shape_of(grad), grad.scalar_type());
   p.grad = span_of(rows);
   p.residue = const_cast<void*>(packed.const_data_ptr());

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -47,6 +48,8 @@ inline Tensor channels_innermost(const Tensor& t) {
   return torch::stable::contiguous(t, t.dim() == 4 ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
+inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
 // Call on a tensor of the right memory order.
 inline ConstSpan span_of(const Tensor& t) { return {t.const_data_ptr(), dtype_of(t.scalar_type())}; }
 inline Span mutable_span_of(const Tensor& t) { return {t.mutable_data_ptr(), dtype_of(t.scalar_type())}; }
@@ -55,12 +58,35 @@ inline int64_t row_count(const Tensor& t) {  // of [N, C, H, W] or [M, C]
   return t.dim() == 4 ? t.size(0) * t.size(2) * t.size(3) : t.size(0);
 }
 
-inline Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype) { return torch::stable::empty(shape, dtype); }
+// Straight to the allocator: torch::stable::empty looks its op up by name, which costs microseconds.
+inline Tensor empty_strided(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides, ScalarType dtype) {
+  const auto type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
+                                                         strides.data(), type, aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+// Strides when the dimensions in `order` are laid out from innermost to outermost.
+inline std::vector<int64_t> strides_in(const std::vector<int64_t>& shape, const std::vector<int64_t>& order) {
+  std::vector<int64_t> strides(shape.size());
+  int64_t stride = 1;
+  for (const int64_t d : order) {
+    strides[d] = stride;
+    BNN_CHECK(!__builtin_mul_overflow(stride, std::max<int64_t>(shape[d], 1), &stride), "empty", "the output",
+              "of countable size", list_text(shape));
+  }
+  return strides;
+}
+
+inline Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype) {
+  static const std::vector<int64_t> orders[] = {{}, {0}, {1, 0}, {2, 1, 0}, {3, 2, 1, 0}};
+  return empty_strided(shape, strides_in(shape, orders[shape.size()]), dtype);
+}
 
 // [N, C, H, W] (or [M, C]) with channels innermost
 inline Tensor empty_rows(const std::vector<int64_t>& shape, ScalarType dtype) {
-  const auto format = shape.size() == 4 ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-  return torch::stable::empty(shape, dtype, std::nullopt, std::nullopt, std::nullopt, format);
+  return shape.size() == 4 ? empty_strided(shape, strides_in(shape, {1, 3, 2, 0}), dtype) : empty(shape, dtype);
 }
 
 // [N, C, H, W] -> [N, H, W, last], [M, C] -> [M, last]
@@ -81,7 +107,7 @@ class ChannelVector {
     if (!t) return;
     check_shape(op, argument, *t, {channels});
     check_float(op, argument, *t);
-    held_ = torch::stable::contiguous(torch::stable::to(*t, ScalarType::Float));
+    held_ = dense(t->scalar_type() == ScalarType::Float ? *t : torch::stable::to(*t, ScalarType::Float));
   }
 
   const float* data() const { return held_ ? static_cast<const float*>(held_->const_data_ptr()) : nullptr; }

@@ -224,3 +224,27 @@ def test_fused_refuses_its_epilogue(endpoint_isa):
         for bad in values:
             call = lambda a=argument, b=bad: ops.binary_conv2d_fused(x, weight, 66, *ONE, **(good | {a: b}))  # noqa: E731
             refused("binary_conv2d_fused", argument, call)
+
+
+@pytest.mark.parametrize(
+    ("argument", "change"),
+    [
+        ("stride", {"stride": [2**31, 1]}),
+        ("padding", {"padding": [2**62, 0]}),
+        ("dilation", {"dilation": [2**62, 2**62]}),
+        ("groups", {"groups": 2**62}),
+        ("pad_value", {"pad_value": 2**32}),  # 0 in 32 bits
+    ],
+)
+def test_numbers_beyond_32_bits_are_refused(compiled_isa, argument, change):
+    x, weight = words((2, 5, 5), 66, rng(21)), words((6, 3, 3), 66, rng(22))
+    refused("binary_conv2d", argument, lambda: ops.binary_conv2d(x, weight, 66, *geometry(**change)))
+
+
+def test_a_huge_channel_count_is_refused(compiled_isa):
+    x, weight = words((2, 5, 5), 66, rng(23)), words((6, 3, 3), 66, rng(24))
+    for channels in (2**31, 2**62, 2**63 - 1):
+        with pytest.raises(RuntimeError, match="bnn::binary_conv2d: "):
+            ops.binary_conv2d(x, weight, channels)
+        with pytest.raises(RuntimeError, match="bnn::bitunpack: "):
+            ops.bitunpack(x, channels)

@@ -209,6 +209,20 @@ def test_compiles(endpoint_isa, surrogate):
     compiles(lambda a, b: ops.binary_linear_ste(a, b, None, surrogate), (x, weight))
 
 
+BAD_GEOMETRY = [
+    ("stride", (0, 0, 1, 1, 0)),
+    ("stride", ([1, 1, 1], 0, 1, 1, 0)),
+    ("padding", (1, -1, 1, 1, 0)),
+    ("dilation", (1, 0, 0, 1, 0)),
+    ("groups", (1, 0, 1, 0, 0)),
+    ("groups", (1, 0, 1, 4, 0)),
+    ("groups", (1, 0, 1, 3, 0)),
+    ("weight", (1, 0, 1, 2, 0)),
+    ("pad_value", (1, 0, 1, 1, 3)),
+    ("x", (1, 0, 3, 1, 0)),  # reach 7 in 5 rows
+]
+
+
 def test_conv_refuses(endpoint_isa):
     x, weight, shift = torch.randn(2, 6, 5, 5), torch.randn(4, 6, 3, 3), torch.randn(6)
 
@@ -224,10 +238,7 @@ def test_conv_refuses(endpoint_isa):
         refused(op, "shift", call(shift=bad))
     refused(op, "surrogate", call(surrogate="tanh"))
     refused(op, "scale", call(scale="max"))
-    for argument, geometry in (("stride", (0, 0, 1, 1, 0)), ("padding", (1, -1, 1, 1, 0)), ("dilation", (1, 0, 0, 1, 0)),
-                               ("groups", (1, 0, 1, 0, 0)), ("groups", (1, 0, 1, 4, 0)), ("groups", (1, 0, 1, 3, 0)),
-                               ("weight", (1, 0, 1, 2, 0)), ("pad_value", (1, 0, 1, 1, 3)),
-                               ("x", (1, 0, 3, 1, 0)), ("stride", ([1, 1, 1], 0, 1, 1, 0))):  # fmt: skip
+    for argument, geometry in BAD_GEOMETRY:
         refused(op, argument, call(geometry=geometry))
 
 

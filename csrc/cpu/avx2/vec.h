@@ -2,6 +2,7 @@
 
 #include <immintrin.h>
 
+#include <bit>
 #include <cstring>
 
 #include "bnn/half.h"
@@ -71,10 +72,8 @@ struct Vec {
 
   // 16 elements, minus where the bit of mask is set.
   static void expand(uint64_t mask, uint32_t plus, uint32_t minus, uint32_t* p) {
-    const auto value = [](uint32_t v) { return _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(v))); };
-    for (int i = 0; i < 16; i += 8) {
-      _mm256_storeu_ps(reinterpret_cast<float*>(p + i), select(mask >> i, value(plus), value(minus)));
-    }
+    const F a = all(std::bit_cast<float>(plus)), b = all(std::bit_cast<float>(minus));
+    for (int i = 0; i < 16; i += 8) _mm256_storeu_ps(reinterpret_cast<float*>(p + i), select(mask >> i, a, b));
   }
   static void expand(uint64_t mask, uint16_t plus, uint16_t minus, uint16_t* p) {
     const __m256i bit = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768);

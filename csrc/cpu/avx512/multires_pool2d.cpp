@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "cpu/dispatch.h"
+#include "cpu/narrow_bins.h"
 #include "cpu/ukernels.h"
 
 BNN_AVX512_BEGIN

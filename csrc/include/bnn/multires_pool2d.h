@@ -16,7 +16,8 @@ namespace bnn {
 struct MultiresPool2d {
   struct Level {
     int64_t h = 0, w = 0;
-    Span data;  // [planes, h, w, E]: written forward, read backward
+    Span data;                        // [planes, h, w, E]: written forward, read backward
+    std::vector<int32_t> start, end;  // [w]: columns of each bin, set by multires_pool2d_plan
   };
 
   int64_t planes = 0, H = 0, W = 0, E = 1;
@@ -29,7 +30,20 @@ struct MultiresPool2d {
   int64_t units() const { return planes * blocks(); }
 };
 
+// One row of bins: columns [start, end) of bin j, j in 0 .. count - 1, each over `height` rows of x.
+struct PoolBins {
+  const int32_t* start = nullptr;
+  const int32_t* end = nullptr;
+  int64_t count = 0;
+  int64_t height = 1;
+
+  float factor(int64_t j) const { return 1.0f / static_cast<float>(height * (end[j] - start[j])); }
+};
+
 namespace cpu {
+
+// Column bins of every level. Allocates; the rest works in memory that the caller brings.
+void multires_pool2d_plan(MultiresPool2d& p);
 
 int64_t multires_pool2d_scratch(const MultiresPool2d& p);  // floats per thread
 

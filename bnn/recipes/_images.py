@@ -1,0 +1,49 @@
+"""From a training batch to the network's input."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bnn import ops
+from bnn.data import Images, augment
+from bnn.data.hashing import uniform
+from bnn.recipes._session import Session, load_data
+from bnn.training import seed as seeds
+
+
+def views(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """The square images x [B, C, S, S] averaged down to every side in `sizes`; each at most S."""
+    if list(sizes) == [x.shape[-1]]:
+        return [x]
+    return ops.multires_pool2d(x, [(size, size) for size in sizes])
+
+
+class TrainingImages:
+    """The long-tailed images at side `size`, augmented as a function of (seed, epoch, index), mixed if `mixup`."""
+
+    def __init__(self, session: Session, seed: int, size: int, mixup: bool = False) -> None:
+        fields = session.run.config
+        data = session.data if size == fields["image_size"] else load_data(fields, image_size=size)
+        self.dataset: Images = data.splits["train"]
+        self.normalize, self.flip = data.preprocess.normalize, data.flip
+        self.seed, self.mixup = seed, mixup
+
+    def __call__(self, batch: dict) -> Tensor:
+        """A batch of `dataset` -> [B, C, size, size] float32 channels-last."""
+        x = self.augmented(batch["image"], batch["index"], batch["epoch"])
+        if self.mixup:
+            x = self._mixed(x, batch["index"], batch["epoch"])
+        return x
+
+    def augmented(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """uint8 [B, C, size, size] at positions `index` -> float32, channels-last, normalized."""
+        moved = augment(images, index, seed=self.seed, epoch=epoch, flip=self.flip)
+        return self.normalize(moved).contiguous(memory_format=torch.channels_last)
+
+    def _mixed(self, x: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """a x + (1 - a) x': a and the other image follow from (seed, epoch, index) as the augmentation does."""
+        keys = (seeds.derive("mixup", self.seed), epoch, index.cpu().numpy())
+        share = torch.from_numpy(uniform(*keys, 0)).to(x.device).view(-1, 1, 1, 1)
+        other = torch.from_numpy(uniform(*keys, 1) * len(self.dataset)).long()
+        return share * x + (1 - share) * self.augmented(self.dataset.images(other).to(x.device), other, epoch)

@@ -1,0 +1,336 @@
+// Every microkernel of ukernels.inc against the scalar one of the same name, on random sizes and values.
+// Buffers are exactly as long as the contract says, so that a sanitizer build sees any access beyond.
+
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <type_traits>
+#include <vector>
+
+#include "bnn/half.h"
+#include "cpu/dispatch.h"
+#include "cpu/ukernels.h"
+
+namespace bnn::cpu {
+namespace {
+
+std::mt19937_64 g_random(20240607);
+
+int64_t up_to(int64_t n) { return static_cast<int64_t>(g_random() % static_cast<uint64_t>(n + 1)); }
+
+int64_t some_channels() {
+  constexpr int64_t kEdges[] = {1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200};
+  return up_to(1) == 0 ? kEdges[up_to(16)] : 1 + up_to(300);
+}
+
+float some_float() {
+  constexpr float kSpecial[] = {0.0f, -0.0f, 1.0f, -1.0f, 1e-40f, -1e-40f, 65504.0f, 1e30f, -1e30f, HUGE_VALF, -HUGE_VALF, NAN};
+  if (up_to(5) == 0) return kSpecial[up_to(11)];
+  return std::normal_distribution<float>(0.0f, 1.0f)(g_random);
+}
+
+std::vector<uint64_t> words(int64_t n) {
+  std::vector<uint64_t> out(static_cast<size_t>(n));
+  for (uint64_t& w : out) w = g_random();
+  return out;
+}
+
+std::vector<int32_t> integers(int64_t n) {
+  std::vector<int32_t> out(static_cast<size_t>(n));
+  for (int32_t& v : out) v = static_cast<int32_t>(up_to(4000)) - 2000;
+  return out;
+}
+
+std::vector<float> floats(int64_t n) {
+  std::vector<float> out(static_cast<size_t>(n));
+  for (float& v : out) v = some_float();
+  return out;
+}
+
+// Elements of a dtype, random or zero.
+struct Elements {
+  DType dtype;
+  std::vector<char> bytes;
+
+  Elements(DType t, int64_t n, bool random = true) : dtype(t), bytes(static_cast<size_t>(n) * size_of(t)) {
+    if (!random) return;
+    with_type(t, [&](auto tag) {
+      for (int64_t i = 0; i < n; ++i) {
+        from_float(some_float(), tag);
+        std::memcpy(bytes.data() + i * static_cast<int64_t>(sizeof(tag)), &tag, sizeof(tag));
+      }
+    });
+  }
+
+  Span span() { return {bytes.data(), dtype}; }
+  ConstSpan view() const { return {bytes.data(), dtype}; }
+};
+
+DType some_float_type() { return static_cast<DType>(up_to(2)); }
+Surrogate some_surrogate() { return static_cast<Surrogate>(up_to(1)); }
+
+// Equal bit for bit, but any NaN equals any NaN.
+bool same(const Elements& a, const Elements& b) {
+  if (a.dtype == DType::i8) return a.bytes == b.bytes;
+  bool equal = true;
+  with_type(a.dtype, [&](auto tag) {
+    const size_t n = a.bytes.size() / sizeof(tag);
+    for (size_t i = 0; i < n; ++i) {
+      auto p = tag, q = tag;
+      std::memcpy(&p, a.bytes.data() + i * sizeof(tag), sizeof(tag));
+      std::memcpy(&q, b.bytes.data() + i * sizeof(tag), sizeof(tag));
+      const float x = to_float(p), y = to_float(q);
+      equal &= std::bit_cast<uint32_t>(x) == std::bit_cast<uint32_t>(y) || (std::isnan(x) && std::isnan(y));
+    }
+  });
+  return equal;
+}
+
+bool check(ukernel::bgemm* f, ukernel::bgemm* truth) {
+  const int64_t pixels = up_to(20), n = 1 + up_to(80), ld = 16 + up_to(40), column = up_to(9);
+  const auto a = words(pixels * n), panel = words(n * kPanel);
+  const auto table = integers(2 * (column + kPanel));
+  std::vector<const int32_t*> base;
+  for (int64_t p = 0; p < pixels; ++p) base.push_back(table.data() + up_to(1) * (column + kPanel));
+  std::vector<int32_t> x(static_cast<size_t>(pixels * ld)), y = x;
+  f(a.data(), pixels, n, panel.data(), base.data(), column, x.data(), ld);
+  truth(a.data(), pixels, n, panel.data(), base.data(), column, y.data(), ld);
+  return x == y;
+}
+
+bool check(ukernel::bgemv* f, ukernel::bgemv* truth) {
+  const int64_t n = 1 + up_to(40), filters = up_to(40);
+  const auto a = words(n), w = words(n * filters);
+  std::vector<int32_t> x(static_cast<size_t>(filters)), y = x;
+  f(a.data(), w.data(), n, filters, 1234, x.data());
+  truth(a.data(), w.data(), n, filters, 1234, y.data());
+  return x == y;
+}
+
+bool check(ukernel::counters_to_dot* f, ukernel::counters_to_dot* truth) {
+  const int count = static_cast<int>(up_to(20));
+  const auto planes = words(count);
+  std::vector<int32_t> x(kWordBits), y = x;
+  f(planes.data(), count, 321, x.data());
+  truth(planes.data(), count, 321, y.data());
+  return x == y;
+}
+
+bool check(ukernel::bitpack* f, ukernel::bitpack* truth) {
+  const int64_t rows = up_to(5), channels = some_channels();
+  const Elements v(some_float_type(), rows * channels);
+  const auto shift = floats(channels);
+  const float* s = up_to(1) == 0 ? shift.data() : nullptr;
+  auto x = words(rows * words_for(channels)), y = words(rows * words_for(channels));
+  f(v.view(), s, rows, channels, x.data());
+  truth(v.view(), s, rows, channels, y.data());
+  return x == y;
+}
+
+bool check(ukernel::bitunpack* f, ukernel::bitunpack* truth) {
+  const int64_t rows = up_to(5), channels = some_channels();
+  const auto w = words(rows * words_for(channels));
+  const auto type = static_cast<DType>(up_to(3));
+  Elements x(type, rows * channels, false), y = x;
+  f(w.data(), rows, channels, x.span());
+  truth(w.data(), rows, channels, y.span());
+  return same(x, y);
+}
+
+bool check(ukernel::sign_ste* f, ukernel::sign_ste* truth) {
+  const int64_t rows = up_to(5), channels = some_channels();
+  const Elements v(some_float_type(), rows * channels);
+  const auto shift = floats(channels);
+  const float* s = up_to(1) == 0 ? shift.data() : nullptr;
+  Elements x(v.dtype, rows * channels, false), y = x;
+  f(v.view(), s, rows, channels, x.span());
+  truth(v.view(), s, rows, channels, y.span());
+  return same(x, y);
+}
+
+bool check(ukernel::sign_ste_backward* f, ukernel::sign_ste_backward* truth) {
+  const int64_t rows = up_to(5), channels = some_channels();
+  const Elements v(some_float_type(), rows * channels), grad(v.dtype, rows * channels);
+  const auto shift = floats(channels);
+  const float* s = up_to(1) == 0 ? shift.data() : nullptr;
+  const Surrogate surrogate = some_surrogate();
+  Elements x(v.dtype, rows * channels, false), y = x;
+  f(grad.view(), v.view(), s, surrogate, rows, channels, x.span());
+  truth(grad.view(), v.view(), s, surrogate, rows, channels, y.span());
+  return same(x, y);
+}
+
+int64_t residue_bytes(Surrogate surrogate, int64_t rows, int64_t channels) {
+  return surrogate == Surrogate::clip ? rows * words_for(channels) * 8 : rows * channels;
+}
+
+bool check(ukernel::ste_residue* f, ukernel::ste_residue* truth) {
+  const int64_t rows = up_to(5), channels = some_channels();
+  const Elements v(some_float_type(), rows * channels);
+  const auto shift = floats(channels);
+  const float* s = up_to(1) == 0 ? shift.data() : nullptr;
+  const Surrogate surrogate = some_surrogate();
+  auto x = words(rows * words_for(channels)), y = words(rows * words_for(channels));
+  Elements p(DType::i8, residue_bytes(surrogate, rows, channels), false), q = p;
+  f(v.view(), s, surrogate, rows, channels, x.data(), p.bytes.data());
+  truth(v.view(), s, surrogate, rows, channels, y.data(), q.bytes.data());
+  return x == y && same(p, q);
+}
+
+bool check(ukernel::ste_residue_backward* f, ukernel::ste_residue_backward* truth) {
+  const int64_t rows = up_to(5), channels = some_channels();
+  const Elements grad(some_float_type(), rows * channels);
+  const Surrogate surrogate = some_surrogate();
+  Elements residue(DType::i8, residue_bytes(surrogate, rows, channels), false);
+  for (char& byte : residue.bytes) byte = static_cast<char>(g_random());
+  Elements x(grad.dtype, rows * channels, false), y = x;
+  f(grad.view(), residue.bytes.data(), surrogate, rows, channels, x.span());
+  truth(grad.view(), residue.bytes.data(), surrogate, rows, channels, y.span());
+  return same(x, y);
+}
+
+bool check_scaled(ukernel::epilogue_scaled* f, ukernel::epilogue_scaled* truth) {
+  const int64_t row = up_to(2), rows = up_to(4), K = some_channels(), ld = K + up_to(20);
+  const auto dot = integers(rows * ld);
+  const auto alpha = floats(K);
+  Elements x(some_float_type(), (row + rows) * K, false), y = x;
+  Epilogue e;
+  e.channels = K;
+  e.alpha = up_to(1) == 0 ? alpha.data() : nullptr;
+  e.y = x.span();
+  f(e, dot.data(), ld, row, rows);
+  e.y = y.span();
+  truth(e, dot.data(), ld, row, rows);
+  return same(x, y);
+}
+
+bool check_fused(ukernel::epilogue_fused* f, ukernel::epilogue_fused* truth) {
+  const int64_t row = up_to(2), rows = up_to(4), K = some_channels(), ld = K + up_to(20);
+  const auto dot = integers(rows * ld);
+  const auto scale = floats(K), bias = floats(K), rprelu = floats(3 * K), shift = floats(K);
+  const Elements residual(some_float_type(), (row + rows) * K);
+  Epilogue e;
+  e.channels = K;
+  e.scale = scale.data();
+  e.bias = bias.data();
+  if (up_to(1) == 0) e.residual = residual.view();
+  if (up_to(1) == 0) e.rprelu = rprelu.data();
+  if (up_to(1) == 0) e.next_shift = shift.data();
+  const bool stream = up_to(1) == 0, packed = !stream || up_to(1) == 0;
+  Elements x(some_float_type(), (row + rows) * K, false), y = x;
+  std::vector<uint64_t> p(static_cast<size_t>((row + rows) * words_for(K))), q = p;
+  if (stream) e.stream = x.span();
+  if (packed) e.words = p.data();
+  f(e, dot.data(), ld, row, rows);
+  if (stream) e.stream = y.span();
+  if (packed) e.words = q.data();
+  truth(e, dot.data(), ld, row, rows);
+  return same(x, y) && p == q;
+}
+
+bool check(ukernel::accumulate* f, ukernel::accumulate* truth) {
+  const int64_t n = up_to(70);
+  const Elements v(some_float_type(), n);
+  Elements x(DType::f32, n), y = x;
+  f(v.view(), n, reinterpret_cast<float*>(x.bytes.data()));
+  truth(v.view(), n, reinterpret_cast<float*>(y.bytes.data()));
+  return same(x, y);
+}
+
+bool check(ukernel::round_store* f, ukernel::round_store* truth) {
+  const int64_t n = up_to(70);
+  const auto v = floats(n);
+  Elements x(some_float_type(), n, false), y = x;
+  f(v.data(), n, x.span());
+  truth(v.data(), n, y.span());
+  return same(x, y);
+}
+
+// Sorted, overlapping bins over W positions
+struct SomeBins {
+  std::vector<int32_t> start, end;
+  int64_t W = 1 + up_to(20);
+  int64_t stride_extra = up_to(3);
+
+  PoolBins view() {
+    const int64_t count = 1 + up_to(W - 1);
+    for (int64_t j = 0; j < count; ++j) {
+      start.push_back(static_cast<int32_t>(j * W / count));
+      end.push_back(static_cast<int32_t>(ceil_div((j + 1) * W, count)));
+    }
+    return {start.data(), end.data(), count, 1 + up_to(5)};
+  }
+};
+
+bool check(ukernel::average_bins* f, ukernel::average_bins* truth) {
+  SomeBins some;
+  const PoolBins bins = some.view();
+  const int64_t width = 1 + up_to(40), stride = width + some.stride_extra;
+  const auto row = floats(some.W * width);
+  Elements x(some_float_type(), bins.count * stride - some.stride_extra, false), y = x;
+  f(bins, row.data(), width, x.span(), stride);
+  truth(bins, row.data(), width, y.span(), stride);
+  return same(x, y);
+}
+
+bool check(ukernel::spread_bins* f, ukernel::spread_bins* truth) {
+  SomeBins some;
+  const PoolBins bins = some.view();
+  const int64_t width = 1 + up_to(40), stride = width + some.stride_extra;
+  const Elements grad(some_float_type(), bins.count * stride - some.stride_extra);
+  Elements x(DType::f32, some.W * width), y = x;
+  f(bins, grad.view(), stride, width, reinterpret_cast<float*>(x.bytes.data()));
+  truth(bins, grad.view(), stride, width, reinterpret_cast<float*>(y.bytes.data()));
+  return same(x, y);
+}
+
+// The two epilogues have one function type.
+bool check_epilogue_scaled(ukernel::epilogue_scaled* f) { return check_scaled(f, scalar::epilogue_scaled); }
+bool check_epilogue_fused(ukernel::epilogue_fused* f) { return check_fused(f, scalar::epilogue_fused); }
+
+template <class F>
+bool check_named(const char* op, F* f, F* truth) {
+  if constexpr (std::is_same_v<F, ukernel::epilogue_fused>) {
+    return std::strcmp(op, "epilogue_fused") == 0 ? check_epilogue_fused(f) : check_epilogue_scaled(f);
+  } else {
+    return check(f, truth);
+  }
+}
+
+bool available(Isa isa) {
+  for (Isa i : isa_available()) {
+    if (i == isa) return true;
+  }
+  return false;
+}
+
+template <class F>
+int run(Isa isa, const char* op, F* f, F* truth, int rounds) {
+  if (!available(isa)) {
+    std::printf("%s %s: skipped, this machine lacks it\n", std::string(isa_name(isa)).c_str(), op);
+    return 0;
+  }
+  for (int i = 0; i < rounds; ++i) {
+    if (check_named(op, f, truth)) continue;
+    std::printf("%s %s: differs from scalar in round %d\n", std::string(isa_name(isa)).c_str(), op, i);
+    return 1;
+  }
+  std::printf("%s %s: ok\n", std::string(isa_name(isa)).c_str(), op);
+  return 0;
+}
+
+}  // namespace
+}  // namespace bnn::cpu
+
+int main(int argc, char** argv) {
+  using namespace bnn::cpu;
+  const int rounds = argc > 1 ? std::atoi(argv[1]) : 300;
+  int failures = 0;
+#define BNN_UKERNEL(isa, op) failures += run(Isa::isa, #op, &isa::op, &scalar::op, rounds);
+#include "cpu/ukernels.inc"
+#undef BNN_UKERNEL
+  return failures == 0 ? 0 : 1;
+}
