@@ -11,7 +11,7 @@ BUILD_INPUTS := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f
 .PHONY: demo test claims dev fmt lint bench clean
 
 demo: $(STAMP)
-	$(PY) -m bnn demo
+	$(PY) -m bnn demo --overwrite
 
 test: $(STAMP)
 	$(PY) -m pytest

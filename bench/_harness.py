@@ -40,7 +40,7 @@ def seconds_of(call: Callable[[], object], repeats: int) -> float:
 
 
 def measure(case: Case, rounds: int = 9, budget: float = 0.4) -> dict:
-    """Alternate ours and torch for `rounds` rounds within about `budget` seconds each; medians, and the median ratio."""
+    """Alternate ours and torch for `rounds` rounds, about `budget` seconds each; medians, and the median ratio."""
     calls = (case.ours, case.torch)
     repeats = [max(1, int(budget / rounds / max(min(seconds_of(c, 2), seconds_of(c, 2)), 1e-6))) for c in calls]
     times = [[seconds_of(call, n) for call, n in zip(calls, repeats, strict=True)] for _ in range(rounds)]

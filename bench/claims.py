@@ -20,9 +20,8 @@ STUDENTS = {
     "pretrained-balanced": ["plain", "--loss", "balanced_softmax", "--from", "{out}/source-student"],
     "candle": ["candle"],
     "candle-t1": ["candle", "--temperature", "1", "--no-mixup"],
-    "candle-plain": ["candle", "--no-mixup"],
 }
-SOURCE = ["plain", "--split", "source", "--epochs", "10", "--lr", "2e-3"]
+SOURCE = ["plain", "--split", "source", "--epochs", "6", "--lr", "2e-3"]
 
 # row of the table -> run and row of its table.json
 ROWS = {
@@ -33,7 +32,6 @@ ROWS = {
     "pretrained on source, then balanced softmax": ("pretrained-balanced", 0),
     "CANDLE, literal T = 1": ("candle-t1", 0),
     "CANDLE, literal T = 1, + P2P": ("candle-t1-p2p", 1),
-    "CANDLE, T = 8, no mixup": ("candle-plain", 0),
     "CANDLE (T = 8, mixup)": ("candle", 0),
     "CANDLE + P2P": ("candle-p2p", 1),
     "calibrated teacher (full precision)": ("candle", 1),

@@ -82,7 +82,7 @@ def cases() -> Iterator[Case]:
 
 
 def saved_bytes(surrogate: str, eager: bool) -> int:
-    """Bytes that the binary layers keep between forward and backward, float32; parameters themselves are not counted."""
+    """Bytes that the binary layers keep between forward and backward, float32, without the parameters themselves."""
     model = network(surrogate, eager)
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     total, inside = 0, False

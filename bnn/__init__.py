@@ -3,8 +3,8 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from bnn import isa, models, nn, ops
-from bnn.nn.packing import PackedModel, pack
 from bnn.nn.packed_file import load, save
+from bnn.nn.packing import PackedModel, pack
 
 try:
     __version__ = version("bnn-torch")

@@ -27,7 +27,7 @@ def parse(config: type[T], argv: list[str], prog: str) -> T:
     try:
         with contextlib.redirect_stderr(messages):
             about = f"{config.__doc__} With --json the result is JSON."
-            return tyro.cli(config, args=argv, prog=prog, description=about, config=(tyro.conf.FlagCreatePairsOff,))
+            return tyro.cli(config, args=argv, prog=prog, description=about)
     except SystemExit as leaving:
         if leaving.code in (0, None):
             raise
@@ -45,6 +45,8 @@ def flags(config: type) -> list[str]:
         settings = [marker for marker in markers if hasattr(marker, "aliases")]
         name = next((s.name for s in settings if s.name), field.name)
         names.append("--" + name.replace("_", "-"))
+        if bool in (hints[field.name], *get_args(hints[field.name])[:1]):
+            names.append("--no-" + name.replace("_", "-"))
         names += [alias for s in settings for alias in s.aliases or ()]
     return names
 

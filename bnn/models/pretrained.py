@@ -39,4 +39,3 @@ def export(run: Path, name: str) -> Path:
     path = WEIGHTS / f"{name}.safetensors"
     save_file({k: v.half().contiguous() if v.dtype == torch.float32 else v for k, v in state.items()}, path)
     return path
-

@@ -53,6 +53,7 @@ class PackedModel(nn.Module):
         ]
 
 
+@torch.no_grad()
 def pack(model: nn.Module, *, exact: bool = False) -> PackedModel:
     """The inference form of a network of torch.nn and bnn.nn layers.
 

@@ -56,10 +56,11 @@ inline void copy_over(char* to, const char* from, int64_t n) {
   for (int64_t i = 0; i < n; i += 16) std::memcpy(to + i, from + i, 16);
 }
 
-const char* window_corner(const BinaryConv2d& p, const PixelCursor& at) {
+// First pixel of the filter window at output (n, oh, ow)
+const char* window_corner(const BinaryConv2d& p, int64_t n, int64_t oh, int64_t ow) {
   const ConvGeometry& g = p.geometry;
-  const int64_t row = at.n * (g.H + 2 * g.pad_h) + at.oh * g.stride_h;
-  return p.image + (row * (g.W + 2 * g.pad_w) + at.ow * g.stride_w) * p.pixel_bytes;
+  const int64_t row = n * (g.H + 2 * g.pad_h) + oh * g.stride_h;
+  return p.image + (row * (g.W + 2 * g.pad_w) + ow * g.stride_w) * p.pixel_bytes;
 }
 
 // Windows of whole bytes: R runs of `pieces` pieces each. A piece is S taps at once where they are neighbours in memory. Each
@@ -71,31 +72,34 @@ void gather_pieces(const BinaryConv2d& p, int64_t offset, int64_t pieces, int64_
   const int64_t bytes = kPiece != 0 ? kPiece : piece_bytes;
   const int64_t row_step = g.dilation_h * (g.W + 2 * g.pad_w) * p.pixel_bytes;
   const uint64_t last = low_bits(g.bits() - (p.row_words - 1) * kWordBits);
-  PixelCursor at(g, first);
-  for (int64_t i = 0; i < count; ++i, at.next(g), windows += p.row_words) {
-    const char* row = window_corner(p, at) + offset;
-    char* to = reinterpret_cast<char*>(windows);
-    for (int64_t r = 0; r < g.R; ++r, row += row_step) {
-      for (int64_t j = 0; j < pieces; ++j, to += bytes) copy_over(to, row + j * step, bytes);
+  for_each_run(g, first, count, [&](int64_t n, int64_t oh, int64_t ow, int64_t run) {
+    const char* corner = window_corner(p, n, oh, ow) + offset;
+    for (int64_t i = 0; i < run; ++i, windows += p.row_words, corner += g.stride_w * p.pixel_bytes) {
+      const char* row = corner;
+      char* to = reinterpret_cast<char*>(windows);
+      for (int64_t r = 0; r < g.R; ++r, row += row_step) {
+        for (int64_t j = 0; j < pieces; ++j, to += bytes) copy_over(to, row + j * step, bytes);
+      }
+      windows[p.row_words - 1] &= last;
     }
-    windows[p.row_words - 1] &= last;
-  }
+  });
 }
 
 void gather_bits(const BinaryConv2d& p, int64_t group, int64_t first, int64_t count, uint64_t* windows) {
   const ConvGeometry& g = p.geometry;
-  PixelCursor at(g, first);
-  for (int64_t i = 0; i < count; ++i, at.next(g), windows += p.row_words) {
-    const auto* corner = reinterpret_cast<const uint64_t*>(window_corner(p, at));
-    BitWriter row(windows);
-    for (int64_t r = 0; r < g.R; ++r) {
-      for (int64_t s = 0; s < g.S; ++s) {
-        const int64_t pixel = r * g.dilation_h * (g.W + 2 * g.pad_w) + s * g.dilation_w;
-        row.append_cut(corner + pixel * g.L(), group * g.Cg(), g.Cg());
+  for_each_run(g, first, count, [&](int64_t n, int64_t oh, int64_t ow, int64_t run) {
+    const auto* corner = reinterpret_cast<const uint64_t*>(window_corner(p, n, oh, ow));
+    for (int64_t i = 0; i < run; ++i, windows += p.row_words, corner += g.stride_w * g.L()) {
+      BitWriter row(windows);
+      for (int64_t r = 0; r < g.R; ++r) {
+        for (int64_t s = 0; s < g.S; ++s) {
+          const int64_t pixel = r * g.dilation_h * (g.W + 2 * g.pad_w) + s * g.dilation_w;
+          row.append_cut(corner + pixel * g.L(), group * g.Cg(), g.Cg());
+        }
       }
+      row.flush();
     }
-    row.flush();
-  }
+  });
 }
 
 }  // namespace
@@ -145,10 +149,10 @@ void base_rows(const BinaryConv2d& p, int64_t first, int64_t count, const int32_
     std::fill_n(base, count, p.base);
     return;
   }
-  PixelCursor at(p.geometry, first);
-  for (int64_t i = 0; i < count; ++i, at.next(p.geometry)) {
-    base[i] = p.base + (p.rows.of[at.oh] * p.columns.size() + p.columns.of[at.ow]) * p.ld;
-  }
+  for_each_run(p.geometry, first, count, [&](int64_t, int64_t oh, int64_t ow, int64_t run) {
+    const int32_t* row = p.base + p.rows.of[oh] * p.columns.size() * p.ld;
+    for (int64_t i = 0; i < run; ++i) *base++ = row + p.columns.of[ow + i] * p.ld;
+  });
 }
 
 void pack_filter(const BinaryConv2d& p, const uint64_t* filter, uint64_t* row) {

@@ -6,21 +6,20 @@
 
 namespace bnn::cpu {
 
-// Walks output pixels in memory order.
-struct PixelCursor {
-  int64_t n, oh, ow;
-
-  PixelCursor(const ConvGeometry& g, int64_t pixel)
-      : n(pixel / (g.OH * g.OW)), oh(pixel / g.OW % g.OH), ow(pixel % g.OW) {}
-
-  void next(const ConvGeometry& g) {
-    if (++ow < g.OW) return;
+// Output pixels [first, first + count), cut into runs within one output row: f(image n, row oh, first column ow, run length).
+template <class F>
+void for_each_run(const ConvGeometry& g, int64_t first, int64_t count, F&& f) {
+  int64_t ow = first % g.OW, oh = first / g.OW % g.OH, n = first / (g.OW * g.OH);
+  while (count > 0) {
+    const int64_t run = count < g.OW - ow ? count : g.OW - ow;
+    f(n, oh, ow, run);
+    count -= run;
     ow = 0;
-    if (++oh < g.OH) return;
+    if (++oh < g.OH) continue;
     oh = 0;
     ++n;
   }
-};
+}
 
 // Copies may read and write this many bytes past what they are asked for.
 inline constexpr int64_t kCopySlack = 64;

@@ -23,32 +23,23 @@ struct Counters {
 
 struct Pixel {
   TapRange rows, columns;
-  const uint64_t* corner;  // word 0 of tap (0, 0), perhaps outside
+  int64_t corner;  // word 0 of tap (0, 0) in x, perhaps outside of it
 };
 
 // Mismatches of word l with a slice of the filters. Taps outside are left out for pad_value 0.
 template <int kPlanes>
-Counters<kPlanes> count_taps(const ConvGeometry& g, const Pixel& px, int64_t l, const uint64_t* slice) {
+Counters<kPlanes> count_taps(const BinaryConv2d& p, const Pixel& px, int64_t l, const uint64_t* slice) {
+  const ConvGeometry& g = p.geometry;
   Counters<kPlanes> counters;
-  const auto add_inside = [&](int64_t r, int64_t s) {
-    const uint64_t x = px.corner[(r * g.dilation_h * g.W + s * g.dilation_w) * g.L() + l];
-    counters.add(x ^ slice[(r * g.S + s) * g.L() + l]);
-  };
-  if (g.pad_value == 0) {
-    for (int64_t r = px.rows.begin; r < px.rows.end; ++r) {
-      for (int64_t s = px.columns.begin; s < px.columns.end; ++s) add_inside(r, s);
-    }
-    return counters;
-  }
+  const int64_t L = g.L(), step = g.dilation_w * L, row_step = g.dilation_h * g.W * L;
   const uint64_t outside = g.pad_value < 0 ? ~uint64_t{0} : 0;
-  for (int64_t r = 0; r < g.R; ++r) {
-    for (int64_t s = 0; s < g.S; ++s) {
-      if (px.rows.contains(r) && px.columns.contains(s)) {
-        add_inside(r, s);
-      } else {
-        counters.add(outside ^ slice[(r * g.S + s) * g.L() + l]);
-      }
-    }
+  for (int64_t r = 0; r < g.R; ++r, slice += g.S * L) {
+    const TapRange columns = px.rows.contains(r) ? px.columns : TapRange{0, 0};
+    int64_t at = px.corner + r * row_step + columns.begin * step + l;
+    for (int64_t s = columns.begin; s < columns.end; ++s, at += step) counters.add(p.x[at] ^ slice[s * L + l]);
+    if (g.pad_value == 0) continue;
+    for (int64_t s = 0; s < columns.begin; ++s) counters.add(outside ^ slice[s * L + l]);
+    for (int64_t s = columns.end; s < g.S; ++s) counters.add(outside ^ slice[s * L + l]);
   }
   return counters;
 }
@@ -63,7 +54,7 @@ void pixel_dots(const BinaryConv2d& p, const Pixel& px, int32_t* dot) {
   const auto taps = static_cast<int32_t>(g.pad_value == 0 ? inside : g.taps());
   for (int64_t l = 0; l < g.L(); ++l) {
     for (int64_t m = 0; m < multiplier; ++m) {
-      const auto counters = count_taps<kPlanes>(g, px, l, p.panels + m * g.taps() * g.L());
+      const auto counters = count_taps<kPlanes>(p, px, l, p.panels + m * g.taps() * g.L());
       if (multiplier == 1) {
         k.counters_to_dot(counters.planes, kPlanes, taps, dot + l * kWordBits);
         continue;
@@ -80,17 +71,18 @@ void pixel_dots(const BinaryConv2d& p, const Pixel& px, int32_t* dot) {
 
 void depthwise_rows(const BinaryConv2d& p, int64_t first, int64_t count, int32_t* dot) {
   const ConvGeometry& g = p.geometry;
-  PixelCursor at(g, first);
-  for (int64_t i = 0; i < count; ++i, at.next(g), dot += p.ld) {
-    const int64_t h = at.oh * g.stride_h - g.pad_h, w = at.ow * g.stride_w - g.pad_w;
-    const Pixel px{p.rows.inside[p.rows.of[at.oh]], p.columns.inside[p.columns.of[at.ow]],
-                   p.x + ((at.n * g.H + h) * g.W + w) * g.L()};
-    if (g.taps() < 16) {
-      pixel_dots<4>(p, px, dot);
-    } else {
-      pixel_dots<31>(p, px, dot);
+  for_each_run(g, first, count, [&](int64_t n, int64_t oh, int64_t ow, int64_t run) {
+    const int64_t h = oh * g.stride_h - g.pad_h, w = ow * g.stride_w - g.pad_w;
+    Pixel px{p.rows.inside[p.rows.of[oh]], {}, ((n * g.H + h) * g.W + w) * g.L()};
+    for (int64_t i = 0; i < run; ++i, dot += p.ld, px.corner += g.stride_w * g.L()) {
+      px.columns = p.columns.inside[p.columns.of[ow + i]];
+      if (g.taps() < 16) {
+        pixel_dots<4>(p, px, dot);
+      } else {
+        pixel_dots<31>(p, px, dot);
+      }
     }
-  }
+  });
 }
 
 }  // namespace bnn::cpu

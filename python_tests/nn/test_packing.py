@@ -128,7 +128,7 @@ def test_the_model_is_left_alone():
         parameter.zero_()
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert [m.training for m in model.modules()] == flags
-    assert not any(p.requires_grad for p in packed.parameters()) and not packed.training
+    assert not any(t.requires_grad for t in (*packed.parameters(), *packed.buffers())) and not packed.training
 
 
 def test_posthoc_is_applied():
