@@ -1,12 +1,13 @@
 """Imports the compiled kernels once; says why not, if not."""
 
 from types import ModuleType
+from typing import Any
 
-module: ModuleType | None = None
+module: ModuleType | Any = None  # None where there is no extension
 error: str | None = None
 
 try:
-    from bnn import _C as module  # noqa: F401  importing it registers the kernels with the dispatcher
+    from bnn import _C as module  # type: ignore  # noqa: F401  importing it registers the kernels
 except ModuleNotFoundError:
     error = "the extension is not built (installed with BNN_BUILD=0, or imported from a source tree)"
 except ImportError as problem:

@@ -1,5 +1,7 @@
 """Per-layer facts of a network: shapes, parameters, multiplications."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -34,7 +36,7 @@ def summary(model: nn.Module, image_size: int, in_channels: int) -> list[dict]:
 
 
 def _recorder(rows: list[dict], name: str):
-    def record(module: nn.Module, inputs, output) -> None:
+    def record(module: Any, inputs, output) -> None:
         shape = _output_shape(module, output)
         binary = isinstance(module, _BINARY)
         weights = module.weight.numel() if hasattr(module, "weight") else 0
@@ -67,7 +69,7 @@ def _latent(module: nn.Module) -> bool:
     return isinstance(module, BinaryConv2d | BinaryLinear)
 
 
-def _output_shape(module: nn.Module, output) -> list[int]:
+def _output_shape(module: Any, output) -> list[int]:
     if isinstance(output, tuple):
         output = output[0]
     if output.dtype == torch.int64 and output.dim() == 4:  # words [N, OH, OW, L]

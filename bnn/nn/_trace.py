@@ -3,6 +3,7 @@
 import copy
 import operator
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -42,7 +43,7 @@ class _Tracer(fx.Tracer):
 def trace(model: nn.Module) -> tuple[list[dict], dict[str, nn.Module]]:
     """The network as steps, with copies of its layers."""
     steps: list[dict] = []
-    layers: dict[str, nn.Module] = {}
+    layers: dict[str, Any] = {}
     names: dict[fx.Node, str] = {}
     overwritten: set[fx.Node] = set()
     for node in _Tracer().trace(model).nodes:
@@ -55,7 +56,7 @@ def trace(model: nn.Module) -> tuple[list[dict], dict[str, nn.Module]]:
                 raise ValueError(f"pack: the model takes a second input {node.target!r}; a packed network takes one")
             names[node] = _program.INPUT
         elif node.op == "call_module":
-            layer = model.get_submodule(node.target)
+            layer = model.get_submodule(str(node.target))
             if node.kwargs or not _known(node.args, names):
                 raise ValueError(f"pack: layer {node.target!r} must be called on tensors alone, by position")
             if isinstance(layer, _NOTHING):
@@ -82,7 +83,7 @@ def trace(model: nn.Module) -> tuple[list[dict], dict[str, nn.Module]]:
 
 def _in_place(node: fx.Node, model: nn.Module) -> bool:
     if node.op == "call_module":
-        layer = model.get_submodule(node.target)
+        layer = model.get_submodule(str(node.target))
         return getattr(layer, "inplace", False) and not isinstance(layer, _NOTHING)
     return node.target is operator.iadd or bool(node.kwargs.get("inplace", False))
 

@@ -1,5 +1,7 @@
 """Binary convolution: the layer that trains, and the packed one that it becomes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from bnn.ops._library import SCALES, SURROGATES, pair
 from bnn.ops.bitpack import word_count
 
 
-def _set_geometry(layer: nn.Module, in_channels: int, out_channels: int, kernel_size, stride, padding, dilation,
+def _set_geometry(layer: Any, in_channels: int, out_channels: int, kernel_size, stride, padding, dilation,
                   groups: int, pad_value: int) -> None:  # fmt: skip
     """Check and store what a layer and its packed form have in common."""
     require(in_channels > 0 and out_channels > 0, "in_channels and out_channels", "positive",
@@ -40,6 +42,15 @@ class BinaryConv2d(nn.Module):
     Raises:
         ValueError: an argument out of range; RuntimeError in forward: an input that does not fit.
     """
+
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    pad_value: int
 
     def __init__(
         self,
@@ -89,6 +100,13 @@ class PackedEpilogue(nn.Module):
     say which outputs later layers read.
     """
 
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor
+    shift: Tensor | None
+    rprelu: Tensor | None
+    next_shift: Tensor | None
+
     def __init__(self, in_channels: int, out_channels: int, shift: bool, rprelu: bool, stream: bool, words: bool):
         super().__init__()
         require(stream or words, "stream and words", "not both false", (stream, words))
@@ -115,6 +133,14 @@ class PackedBinaryConv2d(PackedEpilogue):
     the words [N, OH, OW, L] or both, as `stream` and `words` say.
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    pad_value: int
     FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "pad_value",
               "has_shift", "has_rprelu", "stream", "words")  # fmt: skip
 

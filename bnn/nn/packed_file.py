@@ -7,10 +7,13 @@ layers expect before any tensor is read.
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bnn.nn import _program
+from bnn.nn.binary_conv2d import PackedBinaryConv2d
+from bnn.nn.binary_linear import PackedBinaryLinear
 from bnn.nn.packing import PackedModel
 
 FORMAT = "1"
@@ -145,7 +148,7 @@ def _is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
 
 
-def _check_preprocess(entry: dict, refuse) -> None:
+def _check_preprocess(entry: Any, refuse) -> None:
     size, mode = entry.get("size"), entry.get("mode")
     pixels = _is_list(size, int) and len(size) == 2 and all(0 < edge < 2**15 for edge in size)
     refuse(not pixels, f"preprocess size must be [H, W] in pixels, got {size!r}")
@@ -218,8 +221,11 @@ def _check_class_count(model: PackedModel, meta: dict, path: Path) -> None:
 
 def _check_tail_bits(model: PackedModel, path: Path) -> None:
     for name, layer in model.layers.items():
-        if isinstance(layer, _program.PACKED):
-            inputs = layer.in_channels // layer.groups if hasattr(layer, "groups") else layer.in_features
-            tail = inputs % 64
-            if tail and bool((layer.weight[..., -1] >> tail).any() if tail < 64 else False):
-                raise FileRefused(f"{path}: the weights of {name!r} have bits set beyond their {inputs} channels")
+        if isinstance(layer, PackedBinaryConv2d):
+            inputs = layer.in_channels // layer.groups
+        elif isinstance(layer, PackedBinaryLinear):
+            inputs = layer.in_features
+        else:
+            continue
+        if inputs % 64 and bool((layer.weight[..., -1] >> (inputs % 64)).any()):
+            raise FileRefused(f"{path}: the weights of {name!r} have bits set beyond their {inputs} channels")

@@ -1,5 +1,7 @@
 """`bnn.pack`: a trained network to words, folded batch norms and fused epilogues."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -105,7 +107,7 @@ def _absorb(step: dict, user: dict, steps: list[dict]) -> None:
     step["name"] = user["name"]
 
 
-def _fold_real_norms(steps: list[dict], layers: dict[str, nn.Module]) -> None:
+def _fold_real_norms(steps: list[dict], layers: dict[str, Any]) -> None:
     """Conv2d followed by nothing but BatchNorm2d becomes one Conv2d."""
     for step in list(steps):
         user = _only_user(step["name"], steps)
@@ -114,7 +116,7 @@ def _fold_real_norms(steps: list[dict], layers: dict[str, nn.Module]) -> None:
             _absorb(step, user, steps)
 
 
-def _norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+def _norm_affine(norm: Any) -> tuple[Tensor, Tensor]:
     """BatchNorm in eval mode as y = factor x + offset, float64."""
     factor = (norm.running_var.double() + norm.eps).rsqrt()
     factor = factor * norm.weight.double() if norm.affine else factor
@@ -122,7 +124,7 @@ def _norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return factor, offset + norm.bias.double() if norm.affine else offset
 
 
-def _pack_step(step: dict, steps: list[dict], layers: dict[str, nn.Module], fold: bool) -> None:
+def _pack_step(step: dict, steps: list[dict], layers: dict[str, Any], fold: bool) -> None:
     """Replace a training layer, and with `fold` the batch norm, addition and RPReLU that follow only it."""
     layer = layers[step["name"]]
     words, _, alpha = binarize_weight(layer.weight.detach(), layer.scale)
@@ -150,6 +152,7 @@ def _pack_step(step: dict, steps: list[dict], layers: dict[str, nn.Module], fold
 
 def _packed_layer(layer: BinaryConv2d | BinaryLinear, words: Tensor, scale: Tensor, bias: Tensor,
                   rprelu: RPReLU | None) -> PackedBinaryConv2d | PackedBinaryLinear:  # fmt: skip
+    packed: Any
     flags = {"has_shift": layer.shift is not None, "has_rprelu": rprelu is not None}
     if isinstance(layer, BinaryLinear):
         packed = PackedBinaryLinear(layer.in_features, layer.out_features, **flags)
@@ -167,7 +170,7 @@ def _packed_layer(layer: BinaryConv2d | BinaryLinear, words: Tensor, scale: Tens
     return packed
 
 
-def _keep_bits(steps: list[dict], layers: dict[str, nn.Module]) -> None:
+def _keep_bits(steps: list[dict], layers: dict[str, Any]) -> None:
     """Let a packed layer hand words to the first packed layer that reads its stream, and drop a stream unread."""
     for step in steps:
         producer = layers.get(step["name"])

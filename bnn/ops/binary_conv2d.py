@@ -1,5 +1,7 @@
 """Binary 2-D convolution: on words, fused for inference, and with straight-through gradients for training."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -143,8 +145,8 @@ def binary_conv2d_ste(
 
 def _output_shape(
     op: str,
-    image: tuple[int, int, int],  # N, H, W
-    filters: tuple[int, int, int],  # K, R, S
+    image: Sequence[int],  # N, H, W
+    filters: Sequence[int],  # K, R, S
     in_channels: int,
     stride: list[int],
     padding: list[int],

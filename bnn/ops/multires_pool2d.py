@@ -68,12 +68,13 @@ def _bin_sums(size: int, extent: int, device: torch.device) -> Tensor:
 
 
 def _backward_reference(grads: Sequence[Tensor], height: int, width: int) -> Tensor:
-    total = None
+    total: Tensor | float = 0.0
     for grad in grads:
         rows = _bin_sums(grad.shape[2], height, grad.device)
         columns = _bin_sums(grad.shape[3], width, grad.device)
         spread = torch.einsum("nchw,hy,wx->ncyx", grad.float(), rows, columns)
-        total = spread if total is None else total + spread
+        total = total + spread
+    assert isinstance(total, Tensor)
     return total.to(grads[0].dtype).contiguous(memory_format=_format(grads[0]))
 
 
