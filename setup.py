@@ -4,6 +4,7 @@ BNN_BUILD=0 leaves the extension out; BNN_CUDA=auto|0|1 chooses the CUDA kernels
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -32,11 +33,16 @@ class CMakeBuild(build_ext):
             raise RuntimeError("bnn: torch is not installed; install it first, or set BNN_BUILD=0")
         import pybind11
 
+        environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+        ninja = shutil.which("ninja", path=environment["PATH"])
+        if ninja is None:
+            raise RuntimeError("bnn: ninja is not installed; pip install cmake ninja pybind11")
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(self.build_temp).resolve()
         configure = [
             "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
             "-DCMAKE_BUILD_TYPE=Release",
+            f"-DCMAKE_MAKE_PROGRAM={ninja}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DPython_INCLUDE_DIR={sysconfig.get_path('include')}",
@@ -44,7 +50,6 @@ class CMakeBuild(build_ext):
             f"-DBNN_TORCH_DIR={torch}",
             f"-DBNN_VERSION={self.distribution.get_version()}",
         ]  # fmt: skip
-        environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
         for command in (configure, ["cmake", "--build", str(build), "--target", "_C"]):
             subprocess.run(command, check=True, env=environment)
 

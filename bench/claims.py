@@ -61,12 +61,13 @@ def spread(values: Sequence[float]) -> str:
 
 
 def table(out: Path, draws: Sequence[int]) -> str:
-    """Mean ± standard deviation over the draws, in Markdown."""
-    lines = [f"| student | {' | '.join(METRICS)} |", f"|---|{'---:|' * len(METRICS)}"]
+    """Mean ± standard deviation over the draws that are finished (their number is n), in Markdown."""
+    lines = [f"| student | {' | '.join(METRICS)} | n |", f"|---|{'---:|' * (len(METRICS) + 1)}"]
     for label, (run, index) in ROWS.items():
-        tables = [json.loads((out / f"{run}-{draw}" / "table.json").read_text()) for draw in draws]
-        cells = [spread([rows[index][metric] for rows in tables]) for metric in METRICS]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
+        files = [out / f"{run}-{draw}" / "table.json" for draw in draws]
+        tables = [json.loads(file.read_text()) for file in files if file.exists()]
+        cells = [spread([rows[index][metric] for rows in tables]) for metric in METRICS] if tables else ["-"] * 5
+        lines.append(f"| {label} | {' | '.join(cells)} | {len(tables)} |")
     return "\n".join(lines)
 
 
@@ -75,7 +76,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/claims"))
     parser.add_argument("--draws", type=int, nargs="+", default=list(FINAL_DRAWS))
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each (2)")
+    parser.add_argument("--show", action="store_true", help="print the table of what is finished, run nothing")
     args = parser.parse_args()
+    if args.show:
+        print(table(args.out, args.draws))
+        return
     from tqdm import tqdm
 
     args.out.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "cpu/conv_rows.h"
 #include "bnn/epilogue.h"
+#include "cpu/conv_rows.h"
 #include "cpu/ukernels.h"
 
 namespace bnn::cpu {

@@ -63,8 +63,9 @@ const char* window_corner(const BinaryConv2d& p, int64_t n, int64_t oh, int64_t 
   return p.image + (row * (g.W + 2 * g.pad_w) + ow * g.stride_w) * p.pixel_bytes;
 }
 
-// Windows of whole bytes: R runs of `pieces` pieces each. A piece is S taps at once where they are neighbours in memory. Each
-// copy overruns into the next one's place; the bits past the last are cleared. kPiece: its bytes, or 0 if known at run time.
+// Windows of whole bytes: R runs of `pieces` pieces each. A piece is S taps at once where they are neighbours in
+// memory. Each copy overruns into the next one's place; the bits past the last are cleared. kPiece: its bytes, or 0 if
+// known at run time.
 template <int kPiece>
 void gather_pieces(const BinaryConv2d& p, int64_t offset, int64_t pieces, int64_t piece_bytes, int64_t step,
                    int64_t first, int64_t count, uint64_t* windows) {

@@ -6,7 +6,8 @@
 
 namespace bnn::cpu {
 
-// Output pixels [first, first + count), cut into runs within one output row: f(image n, row oh, first column ow, run length).
+// Output pixels [first, first + count), cut into runs within one output row: f(image n, row oh, first column ow, run
+// length).
 template <class F>
 void for_each_run(const ConvGeometry& g, int64_t first, int64_t count, F&& f) {
   int64_t ow = first % g.OW, oh = first / g.OW % g.OH, n = first / (g.OW * g.OH);

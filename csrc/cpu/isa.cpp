@@ -33,7 +33,8 @@ Isa find(std::string_view name) {
     if (isa_name(isa) == name) return isa;
     names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
   }
-  throw std::invalid_argument("bnn: instruction set '" + std::string(name) + "' is not available here; available: " + names);
+  throw std::invalid_argument("bnn: instruction set '" + std::string(name) +
+                              "' is not available here; available: " + names);
 }
 
 }  // namespace

@@ -14,8 +14,8 @@ std::string_view isa_name(Isa isa);
 // What this machine can run and this build contains, lowest first.
 const std::vector<Isa>& isa_available();
 
-// The highest available one, unless BNN_ISA or isa_use says otherwise. BNN_ISA is read at the first call; a name that is not
-// available throws std::invalid_argument. BNN_ISA=reference is left to the Python layer.
+// The highest available one, unless BNN_ISA or isa_use says otherwise. BNN_ISA is read at the first call; a name that
+// is not available throws std::invalid_argument. BNN_ISA=reference is left to the Python layer.
 Isa isa_current();
 
 void isa_use(std::string_view name);

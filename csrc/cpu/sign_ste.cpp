@@ -41,12 +41,18 @@ void ste_residue_backward(const SignSte& p, int64_t row_begin, int64_t row_end) 
 }
 
 void mean_abs(const MeanAbs& p, int64_t row_begin, int64_t row_end) {
+  constexpr int kSums = 8;  // independent sums fill vector registers
   with_type(p.w.dtype, [&](auto tag) {
     for (int64_t row = row_begin; row < row_end; ++row) {
       const auto* w = static_cast<const decltype(tag)*>(p.w.data) + row * p.length;
-      double sums[4] = {};
-      for (int64_t i = 0; i < p.length; ++i) sums[i % 4] += std::fabs(to_float(w[i]));
-      p.mean[row] = static_cast<float>((sums[0] + sums[1] + sums[2] + sums[3]) / static_cast<double>(p.length));
+      double sums[kSums] = {};
+      int64_t i = 0;
+      for (; i + kSums <= p.length; i += kSums) {
+        for (int j = 0; j < kSums; ++j) sums[j] += std::fabs(to_float(w[i + j]));
+      }
+      for (; i < p.length; ++i) sums[0] += std::fabs(to_float(w[i]));
+      for (int j = 1; j < kSums; ++j) sums[0] += sums[j];
+      p.mean[row] = static_cast<float>(sums[0] / static_cast<double>(p.length));
     }
   });
 }

@@ -5,7 +5,8 @@
 
 #define BNN_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
-#define BNN_TARGET_BEGIN(features) BNN_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define BNN_TARGET_BEGIN(features) \
+  BNN_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define BNN_TARGET_END BNN_PRAGMA(clang attribute pop)
 #else
 #define BNN_TARGET_BEGIN(features) BNN_PRAGMA(GCC push_options) BNN_PRAGMA(GCC target(features))

@@ -34,8 +34,8 @@ using sign_ste_backward = void(ConstSpan grad, ConstSpan x, const float* shift, 
                                int64_t channels, Span grad_x);
 using ste_residue = void(ConstSpan x, const float* shift, Surrogate surrogate, int64_t rows, int64_t channels,
                          uint64_t* words, void* residue);
-using ste_residue_backward = void(ConstSpan grad, const void* residue, Surrogate surrogate, int64_t rows, int64_t channels,
-                                  Span grad_x);
+using ste_residue_backward = void(ConstSpan grad, const void* residue, Surrogate surrogate, int64_t rows,
+                                  int64_t channels, Span grad_x);
 
 // Rows [row, row + rows) of the epilogue from dot [rows, ld]
 using epilogue_scaled = void(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows);

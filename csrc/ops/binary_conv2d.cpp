@@ -19,8 +19,8 @@ using Int2 = std::vector<int64_t>;
 ConvGeometry words_geometry(const char* op, const Tensor& x, const Tensor& weight, const ConvArguments& a) {
   check_words(op, "x", x, a.in_channels, 4);
   BNN_CHECK(weight.dim() == 4, op, "weight", "words [K, R, S, L]", shape_text(weight));
-  const ConvGeometry g = conv_geometry(op, {x.size(0), x.size(1), x.size(2)},
-                                       {weight.size(0), weight.size(1), weight.size(2)}, a);
+  const ConvGeometry g =
+      conv_geometry(op, {x.size(0), x.size(1), x.size(2)}, {weight.size(0), weight.size(1), weight.size(2)}, a);
   check_words(op, "weight", weight, g.Cg(), 4);
   return g;
 }
@@ -69,8 +69,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> binary_conv2d_ste_for
   const ConvGeometry g =
       conv_geometry(op, {x.size(0), x.size(2), x.size(3)}, {weight.size(0), weight.size(2), weight.size(3)},
                     {x.size(1), stride, padding, dilation, groups, pad_value});
-  BNN_CHECK(weight.size(1) == g.Cg(), op, "weight",
-            text("of ", g.Cg(), " channels a group (", g.C, " / ", groups, ")"), text(weight.size(1)));
+  BNN_CHECK(weight.size(1) == g.Cg(), op, "weight", text("of ", g.Cg(), " channels a group (", g.C, " / ", groups, ")"),
+            text(weight.size(1)));
   const Residue r = make_residue(op, x, shift, surrogate_of(op, surrogate));
   const BinarizedWeight w = binarize_weight(op, weight, scale);
   const Tensor y = empty_rows(output_shape(g), x.scalar_type());

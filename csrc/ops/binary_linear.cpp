@@ -26,13 +26,16 @@ void check_linear(const char* op, const Tensor& x, const Tensor& weight, int64_t
 
 // Contiguous words x [M, L], weight [K, L]
 void run_linear(const char* op, const Tensor& x, const Tensor& weight, int64_t features, const Epilogue& epilogue) {
-  const ConvGeometry g = x.size(0) == 0 || weight.size(0) == 0
-                             ? ConvGeometry{}
-                             : linear_geometry(op, x.size(0), weight.size(0), features);
+  const ConvGeometry g =
+      x.size(0) == 0 || weight.size(0) == 0 ? ConvGeometry{} : linear_geometry(op, x.size(0), weight.size(0), features);
   if (g.W > kFewRows) return run_conv(g, x, weight, epilogue);
   if (g.K == 0) return;
-  BinaryLinear p{static_cast<const uint64_t*>(x.const_data_ptr()), static_cast<const uint64_t*>(weight.const_data_ptr()),
-                 g.W, g.K, features, nullptr};
+  BinaryLinear p{static_cast<const uint64_t*>(x.const_data_ptr()),
+                 static_cast<const uint64_t*>(weight.const_data_ptr()),
+                 g.W,
+                 g.K,
+                 features,
+                 nullptr};
   p.dot = reinterpret_cast<int32_t*>(scratch<Slot::call>(g.W * g.K / 2 + 1));
   parallel(g.K, g.W * g.L(), [&](int64_t begin, int64_t end) { cpu::binary_linear(p, begin, end); });
   cpu::store_rows(epilogue, p.dot, g.K, 0, g.W);
@@ -67,9 +70,11 @@ std::tuple<Tensor, Tensor> binary_linear_fused(const Tensor& x, const Tensor& we
 }
 
 // x [M, C], latent weight [K, C] -> y [M, K], words, residue, weight words, weight mask, alpha
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> binary_linear_ste_forward(
-    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& shift, std::string surrogate,
-    std::string scale) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> binary_linear_ste_forward(const Tensor& x,
+                                                                                     const Tensor& weight,
+                                                                                     const std::optional<Tensor>& shift,
+                                                                                     std::string surrogate,
+                                                                                     std::string scale) {
   const char* op = "binary_linear_ste";
   BNN_CHECK(x.dim() == 2, op, "x", "[M, C]", shape_text(x));
   check_float(op, "x", x);

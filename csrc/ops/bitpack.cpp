@@ -24,11 +24,11 @@ Tensor bitpack(const Tensor& x, const std::optional<Tensor>& shift) {
 Tensor bitunpack(const Tensor& words, int64_t channels, ScalarType dtype) {
   check_words("bitunpack", "words", words, channels, 0);
   BNN_CHECK(is_float_type(dtype) || dtype == ScalarType::Char, "bitunpack", "dtype",
-            "float32, bfloat16, float16 or int8", torch::headeronly::toString(dtype));
+            "float32, bfloat16, float16 or int8", dtype_text(dtype));
   const Tensor packed = dense(words);
-  const std::vector<int64_t> shape =
-      words.dim() == 4 ? std::vector<int64_t>{words.size(0), channels, words.size(1), words.size(2)}
-                       : std::vector<int64_t>{words.size(0), channels};
+  const std::vector<int64_t> shape = words.dim() == 4
+                                         ? std::vector<int64_t>{words.size(0), channels, words.size(1), words.size(2)}
+                                         : std::vector<int64_t>{words.size(0), channels};
   const Tensor y = empty_rows(shape, dtype);
   const Bitunpack p{static_cast<const uint64_t*>(packed.const_data_ptr()), channels, mutable_span_of(y)};
   parallel(row_count(y), channels, [&](int64_t begin, int64_t end) { cpu::bitunpack(p, begin, end); });

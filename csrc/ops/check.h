@@ -49,7 +49,33 @@ std::string list_text(const Sizes& sizes) {
 
 inline std::string shape_text(const Tensor& t) { return list_text(t.sizes()); }
 
-inline std::string dtype_text(const Tensor& t) { return torch::headeronly::toString(t.scalar_type()); }
+// As Python writes it
+inline std::string dtype_text(ScalarType t) {
+  switch (t) {
+    case ScalarType::Float:
+      return "torch.float32";
+    case ScalarType::Double:
+      return "torch.float64";
+    case ScalarType::Half:
+      return "torch.float16";
+    case ScalarType::BFloat16:
+      return "torch.bfloat16";
+    case ScalarType::Byte:
+      return "torch.uint8";
+    case ScalarType::Char:
+      return "torch.int8";
+    case ScalarType::Short:
+      return "torch.int16";
+    case ScalarType::Int:
+      return "torch.int32";
+    case ScalarType::Long:
+      return "torch.int64";
+    default:
+      return torch::headeronly::toString(t);
+  }
+}
+
+inline std::string dtype_text(const Tensor& t) { return dtype_text(t.scalar_type()); }
 
 inline bool is_float_type(ScalarType t) {
   return t == ScalarType::Float || t == ScalarType::BFloat16 || t == ScalarType::Half;

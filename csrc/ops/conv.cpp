@@ -68,7 +68,8 @@ void run_conv(const ConvGeometry& geometry, const Tensor& x, const Tensor& weigh
   p.epilogue = epilogue;
   cpu::binary_conv2d_plan(p);
   const int64_t image = cpu::image_words(p), panels = cpu::panels_words(p), need = cpu::scratch_words(p);
-  BNN_CHECK(image >= 0, "binary_conv2d", "padding", "of countable size", text(geometry.pad_h, ", ", geometry.pad_w));
+  BNN_CHECK(image >= 0, "binary_conv2d", "padding", "small enough to address the padded image",
+            text("[", geometry.pad_h, ", ", geometry.pad_w, "]"));
   p.panels = scratch<Slot::call>(panels + image + ceil_div(cpu::base_size(p), 2));
   p.image = reinterpret_cast<char*>(p.panels + panels);
   p.base = reinterpret_cast<int32_t*>(p.panels + panels + image);
@@ -76,12 +77,10 @@ void run_conv(const ConvGeometry& geometry, const Tensor& x, const Tensor& weigh
   if (rows > 0) {
     parallel(rows, image / rows, [&](int64_t begin, int64_t end) { cpu::binary_conv2d_image(p, begin, end); });
   }
-  parallel(units, panels / units * 4, [&](int64_t begin, int64_t end) {
-    cpu::binary_conv2d_filters(p, begin, end, scratch<Slot::thread>(need));
-  });
-  parallel(geometry.pixels(), panels / 8 + geometry.K, [&](int64_t begin, int64_t end) {
-    cpu::binary_conv2d(p, begin, end, scratch<Slot::thread>(need));
-  });
+  parallel(units, panels / units * 4,
+           [&](int64_t begin, int64_t end) { cpu::binary_conv2d_filters(p, begin, end, scratch<Slot::thread>(need)); });
+  parallel(geometry.pixels(), panels / 8 + geometry.K,
+           [&](int64_t begin, int64_t end) { cpu::binary_conv2d(p, begin, end, scratch<Slot::thread>(need)); });
 }
 
 }  // namespace bnn::ops

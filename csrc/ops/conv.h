@@ -10,7 +10,7 @@ namespace bnn::ops {
 
 struct ConvArguments {
   int64_t in_channels;
-  const std::vector<int64_t>& stride;    // vertical, horizontal
+  const std::vector<int64_t>& stride;  // vertical, horizontal
   const std::vector<int64_t>& padding;
   const std::vector<int64_t>& dilation;
   int64_t groups;

@@ -35,7 +35,7 @@ FusedOutputs make_fused(const char* op, const std::vector<int64_t>& shape, const
   }
   if (a.stream_dtype) {
     BNN_CHECK(is_float_type(*a.stream_dtype), op, "stream_dtype", "None, float32, bfloat16 or float16",
-              torch::headeronly::toString(*a.stream_dtype));
+              dtype_text(*a.stream_dtype));
     out.stream = empty_rows(shape, *a.stream_dtype);
     e.stream = mutable_span_of(out.stream);
   }

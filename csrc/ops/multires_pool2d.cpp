@@ -94,7 +94,8 @@ Tensor multires_pool2d_backward(std::vector<Tensor> grads, int64_t H, int64_t W)
   MultiresPool2d p = planes_of(first.size(0), first.size(1), H, W, format);
   p.grad_x = mutable_span_of(grad_x);
   for (const Tensor& grad : grads) {
-    p.levels.push_back({grad.size(2), grad.size(3), {const_cast<void*>(grad.const_data_ptr()), p.grad_x.dtype}, {}, {}});
+    p.levels.push_back(
+        {grad.size(2), grad.size(3), {const_cast<void*>(grad.const_data_ptr()), p.grad_x.dtype}, {}, {}});
   }
   run(p, cpu::multires_pool2d_backward);
   return grad_x;

@@ -51,7 +51,8 @@ Tensor sign_ste_backward(const Tensor& grad, const Tensor& x, const std::optiona
   check_float(op, "grad", grad);
   const ChannelVector shift_vector(op, "shift", shift, x.size(1));
   const Tensor rows = channels_innermost(x);
-  const Tensor grad_rows = channels_innermost(grad.scalar_type() == x.scalar_type() ? grad : torch::stable::to(grad, x.scalar_type()));
+  const Tensor grad_rows =
+      channels_innermost(grad.scalar_type() == x.scalar_type() ? grad : torch::stable::to(grad, x.scalar_type()));
   SignSte p;
   p.x = span_of(rows);
   p.shift = shift_vector.data();

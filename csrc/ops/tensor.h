@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <stdexcept>
 #include <vector>
 
 #include "bnn/sign_ste.h"
@@ -62,8 +63,9 @@ inline int64_t row_count(const Tensor& t) {  // of [N, C, H, W] or [M, C]
 inline Tensor empty_strided(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides, ScalarType dtype) {
   const auto type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
-                                                         strides.data(), type, aoti_torch_device_type_cpu(), 0, &handle));
+  const auto error = aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), type,
+                                              aoti_torch_device_type_cpu(), 0, &handle);
+  if (error != AOTI_TORCH_SUCCESS) throw std::runtime_error("bnn: no memory for an output of shape " + list_text(shape));
   return Tensor(handle);
 }
 
@@ -73,8 +75,9 @@ inline std::vector<int64_t> strides_in(const std::vector<int64_t>& shape, const 
   int64_t stride = 1;
   for (const int64_t d : order) {
     strides[d] = stride;
-    BNN_CHECK(!__builtin_mul_overflow(stride, std::max<int64_t>(shape[d], 1), &stride), "empty", "the output",
-              "of countable size", list_text(shape));
+    if (__builtin_mul_overflow(stride, std::max<int64_t>(shape[d], 1), &stride)) {
+      throw std::runtime_error("bnn: no memory for an output of shape " + list_text(shape));
+    }
   }
   return strides;
 }
@@ -117,8 +120,7 @@ class ChannelVector {
 };
 
 inline Surrogate surrogate_of(const char* op, const std::string& name) {
-  BNN_CHECK(name == "clip" || name == "polynomial", op, "surrogate", "one of ['clip', 'polynomial']",
-            "'" + name + "'");
+  BNN_CHECK(name == "clip" || name == "polynomial", op, "surrogate", "one of ['clip', 'polynomial']", "'" + name + "'");
   return name == "clip" ? Surrogate::clip : Surrogate::polynomial;
 }
 

@@ -28,7 +28,9 @@ std::vector<uint64_t> random_words(int64_t rows, int64_t channels) {
   return out;
 }
 
-int value(const uint64_t* row, int64_t channel) { return (row[channel / kWordBits] >> (channel % kWordBits)) & 1 ? -1 : 1; }
+int value(const uint64_t* row, int64_t channel) {
+  return (row[channel / kWordBits] >> (channel % kWordBits)) & 1 ? -1 : 1;
+}
 
 ConvGeometry random_geometry() {
   constexpr int64_t kChannels[] = {1, 3, 8, 16, 31, 32, 33, 64, 65, 96, 128, 130};

@@ -27,14 +27,17 @@ int64_t some_channels() {
 }
 
 float some_float() {
-  constexpr float kSpecial[] = {0.0f, -0.0f, 1.0f, -1.0f, 1e-40f, -1e-40f, 65504.0f, 1e30f, -1e30f, HUGE_VALF, -HUGE_VALF, NAN};
+  constexpr float kSpecial[] = {0.0f,     -0.0f, 1.0f,   -1.0f,     1e-40f,     -1e-40f,
+                                65504.0f, 1e30f, -1e30f, HUGE_VALF, -HUGE_VALF, NAN};
   if (up_to(5) == 0) return kSpecial[up_to(11)];
   return std::normal_distribution<float>(0.0f, 1.0f)(g_random);
 }
 
+// Random, or all bits alike: what drives counters to their limit.
 std::vector<uint64_t> words(int64_t n) {
   std::vector<uint64_t> out(static_cast<size_t>(n));
-  for (uint64_t& w : out) w = g_random();
+  const int64_t kind = up_to(5);
+  for (uint64_t& w : out) w = kind > 1 ? g_random() : kind == 1 ? ~uint64_t{0} : 0;
   return out;
 }
 

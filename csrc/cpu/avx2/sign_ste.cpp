@@ -1,8 +1,7 @@
-#include "cpu/avx2/vec.h"
-
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/avx2/vec.h"
 #include "cpu/dispatch.h"
 #include "cpu/ukernels.h"
 

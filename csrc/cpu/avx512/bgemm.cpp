@@ -66,7 +66,8 @@ void bgemv(const uint64_t* a, const uint64_t* w, int64_t words, int64_t filters,
     }
     if (j < words) {
       const __mmask8 rest = static_cast<__mmask8>((1u << (words - j)) - 1u);
-      const __m512i diff = _mm512_xor_si512(_mm512_maskz_loadu_epi64(rest, a + j), _mm512_maskz_loadu_epi64(rest, w + j));
+      const __m512i diff =
+          _mm512_xor_si512(_mm512_maskz_loadu_epi64(rest, a + j), _mm512_maskz_loadu_epi64(rest, w + j));
       sum = _mm512_add_epi64(sum, _mm512_popcnt_epi64(diff));
     }
     dot[k] = bits - 2 * static_cast<int32_t>(_mm512_reduce_add_epi64(sum));

@@ -1,8 +1,7 @@
-#include "cpu/avx512/vec.h"
-
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/avx512/vec.h"
 #include "cpu/dispatch.h"
 #include "cpu/ukernels.h"
 

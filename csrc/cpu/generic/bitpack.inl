@@ -12,9 +12,8 @@ inline void pack_rows(const T* x, const float* shift, int64_t rows, int64_t chan
 }
 
 void bitpack(ConstSpan x, const float* shift, int64_t rows, int64_t channels, uint64_t* words) {
-  with_type(x.dtype, [&](auto tag) {
-    pack_rows(static_cast<const decltype(tag)*>(x.data), shift, rows, channels, words);
-  });
+  with_type(x.dtype,
+            [&](auto tag) { pack_rows(static_cast<const decltype(tag)*>(x.data), shift, rows, channels, words); });
 }
 
 template <class T>

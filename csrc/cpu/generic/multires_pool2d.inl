@@ -3,7 +3,8 @@
 void accumulate(ConstSpan x, int64_t n, float* sum) {
   with_type(x.dtype, [&](auto tag) {
     const auto* v = static_cast<const decltype(tag)*>(x.data);
-    for_lanes(n, [&](int64_t i, auto m) { Vec::store(sum + i, Vec::add(Vec::load(sum + i, m), Vec::load(v + i, m)), m); });
+    for_lanes(n,
+              [&](int64_t i, auto m) { Vec::store(sum + i, Vec::add(Vec::load(sum + i, m), Vec::load(v + i, m)), m); });
   });
 }
 

@@ -18,8 +18,9 @@ struct BorderClasses {
 
 // Three steps: plan, prepare (image and filters, any order, in parallel), then strips of output pixels, in parallel.
 //
-// dot = bits - 2 mismatches. With pad_value 0 a tap outside must count 0, but its words say +1: the sum over its channels of w
-// is taken off. That makes the start of the sum depend on the border class: base[class][k] = bits - sum of w over taps outside.
+// dot = bits - 2 mismatches. With pad_value 0 a tap outside must count 0, but its words say +1: the sum over its
+// channels of w is taken off. That makes the start of the sum depend on the border class: base[class][k] = bits - sum
+// of w over taps outside.
 struct BinaryConv2d {
   ConvGeometry geometry;
   const uint64_t* x = nullptr;       // [N, H, W, L]
@@ -46,9 +47,9 @@ namespace cpu {
 // Sizes and border classes. Allocates; everything after it works in memory that the caller brings.
 void binary_conv2d_plan(BinaryConv2d& p);
 
-int64_t image_rows(const BinaryConv2d& p);     // rows of the image copy, 0 where there is none
-int64_t image_words(const BinaryConv2d& p);    // with slack for reads past the end; -1: too large to count
-int64_t filter_units(const BinaryConv2d& p);   // panels or slices
+int64_t image_rows(const BinaryConv2d& p);    // rows of the image copy, 0 where there is none
+int64_t image_words(const BinaryConv2d& p);   // with slack for reads past the end; -1: too large to count
+int64_t filter_units(const BinaryConv2d& p);  // panels or slices
 int64_t panels_words(const BinaryConv2d& p);
 int64_t base_size(const BinaryConv2d& p);      // int32 elements
 int64_t scratch_words(const BinaryConv2d& p);  // per thread

@@ -6,8 +6,8 @@
 
 namespace bnn {
 
-// Few rows against many filters: streams the weights as they are, one bit a weight. More rows go through binary_conv2d with
-// 1x1 filters, where panels pay.
+// Few rows against many filters: streams the weights as they are, one bit a weight. More rows go through binary_conv2d
+// with 1x1 filters, where panels pay.
 struct BinaryLinear {
   const uint64_t* x = nullptr;       // [M, L]
   const uint64_t* weight = nullptr;  // [K, L]

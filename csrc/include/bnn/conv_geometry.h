@@ -16,18 +16,18 @@ struct ConvGeometry {
   int pad_value = 0;  // what a pixel outside counts as: -1, 0 or +1
   int64_t OH = 0, OW = 0;
 
-  int64_t L() const { return words_for(C); }             // words per pixel
-  int64_t Cg() const { return C / G; }                   // input channels per group
-  int64_t Kg() const { return K / G; }                   // filters per group
-  int64_t Lg() const { return words_for(Cg()); }         // words per filter tap
-  int64_t taps() const { return R * S; }                 //
-  int64_t bits() const { return taps() * Cg(); }         // products per output
-  int64_t pixels() const { return N * OH * OW; }         // output rows of K
-  bool depthwise() const { return Cg() == 1; }           //
+  int64_t L() const { return words_for(C); }      // words per pixel
+  int64_t Cg() const { return C / G; }            // input channels per group
+  int64_t Kg() const { return K / G; }            // filters per group
+  int64_t Lg() const { return words_for(Cg()); }  // words per filter tap
+  int64_t taps() const { return R * S; }
+  int64_t bits() const { return taps() * Cg(); }  // products per output
+  int64_t pixels() const { return N * OH * OW; }  // output rows of K
+  bool depthwise() const { return Cg() == 1; }
   bool padded() const { return pad_h > 0 || pad_w > 0; }
 };
 
-// Output size along one axis; at most 0 when the filter does not fit.
+// Output size along one axis; 0 when the filter does not fit.
 constexpr int64_t conv_out_size(int64_t in, int64_t filter, int64_t stride, int64_t pad, int64_t dilation) {
   const int64_t room = in + 2 * pad - dilation * (filter - 1) - 1;
   return room < 0 ? 0 : room / stride + 1;

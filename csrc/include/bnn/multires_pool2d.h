@@ -8,11 +8,11 @@
 
 namespace bnn {
 
-// Adaptive average pooling to several sizes. Bin i of h spans rows floor(i H / h) to ceil((i + 1) H / h) - 1, likewise columns;
-// with h <= H a row lies in at most two bins.
+// Adaptive average pooling to several sizes. Bin i of h spans rows floor(i H / h) to ceil((i + 1) H / h) - 1, likewise
+// columns; with h <= H a row lies in at most two bins.
 //
-// A plane is [H, W, E]: an image with its channels innermost (E = C), or one channel of it (E = 1). A unit of work is `block`
-// of the E elements in one plane: all levels from one read of its rows.
+// A plane is [H, W, E]: an image with its channels innermost (E = C), or one channel of it (E = 1). A unit of work is
+// `block` of the E elements in one plane: all levels from one read of its rows.
 struct MultiresPool2d {
   struct Level {
     int64_t h = 0, w = 0;

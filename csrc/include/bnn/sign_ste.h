@@ -18,16 +18,16 @@ struct SignSte {
   const float* shift = nullptr;  // [C] or null
   int64_t channels = 0;
   Surrogate surrogate = Surrogate::polynomial;
-  ConstSpan grad;              // [rows, C]
-  Span out;                    // [rows, C]: +-1, or the gradient of x
-  uint64_t* words = nullptr;   // [rows, L]
-  void* residue = nullptr;     // clip: [rows, L] words, bit = |v| <= 1; polynomial: [rows, C] uint8 = 255 max(0, 1 - |v|)
+  ConstSpan grad;             // [rows, C]
+  Span out;                   // [rows, C]: +-1, or the gradient of x
+  uint64_t* words = nullptr;  // [rows, L]
+  void* residue = nullptr;  // clip: [rows, L] words, bit = |v| <= 1; polynomial: [rows, C] uint8 = 255 max(0, 1 - |v|)
 };
 
 // mean[i] = mean of |w| over row i, summed in float64.
 struct MeanAbs {
-  ConstSpan w;         // [rows, length]
-  int64_t length = 0;  // at least 1
+  ConstSpan w;            // [rows, length]
+  int64_t length = 0;     // at least 1
   float* mean = nullptr;  // [rows]
 };
 

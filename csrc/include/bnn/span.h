@@ -16,7 +16,9 @@ struct ConstSpan {
   DType dtype = DType::f32;
 
   explicit operator bool() const { return data != nullptr; }
-  ConstSpan at(int64_t i) const { return {static_cast<const char*>(data) + i * static_cast<int64_t>(size_of(dtype)), dtype}; }
+  ConstSpan at(int64_t i) const {
+    return {static_cast<const char*>(data) + i * static_cast<int64_t>(size_of(dtype)), dtype};
+  }
 };
 
 struct Span {
