@@ -2,6 +2,7 @@
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -65,7 +66,7 @@ inline Tensor empty_strided(const std::vector<int64_t>& shape, const std::vector
   AtenTensorHandle handle = nullptr;
   const auto error = aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), type,
                                               aoti_torch_device_type_cpu(), 0, &handle);
-  if (error != AOTI_TORCH_SUCCESS) throw std::runtime_error("bnn: no memory for an output of shape " + list_text(shape));
+  if (error != TORCH_SUCCESS) throw std::runtime_error("bnn: no memory for an output of shape " + list_text(shape));
   return Tensor(handle);
 }
 
