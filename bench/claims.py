@@ -66,8 +66,9 @@ def table(out: Path, draws: Sequence[int]) -> str:
     for label, (run, index) in ROWS.items():
         files = [out / f"{run}-{draw}" / "table.json" for draw in draws]
         tables = [json.loads(file.read_text()) for file in files if file.exists()]
-        cells = [spread([rows[index][metric] for rows in tables]) for metric in METRICS] if tables else ["-"] * 5
-        lines.append(f"| {label} | {' | '.join(cells)} | {len(tables)} |")
+        if tables:
+            cells = [spread([rows[index][metric] for rows in tables]) for metric in METRICS]
+            lines.append(f"| {label} | {' | '.join(cells)} | {len(tables)} |")
     return "\n".join(lines)
 
 
