@@ -6,6 +6,7 @@ HAS_TORCH := $(shell $(PYTHON) -I -c "import torch" 2>/dev/null && echo yes)
 ENV := $(if $(HAS_TORCH),,.venv)
 PY := $(if $(ENV),$(ENV)/bin/python,$(PYTHON))
 STAMP := build/.installed$(if $(ENV),-venv)
+CLANG_FORMAT = $(PY) -c "import clang_format; clang_format.clang_format()"
 BUILD_INPUTS := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
 .PHONY: demo test claims dev fmt lint bench clean
@@ -24,11 +25,11 @@ dev: $(STAMP)
 
 fmt:
 	$(PY) -m ruff check --fix . && $(PY) -m ruff format .
-	$(PY) -m clang_format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.inc')
+	$(CLANG_FORMAT) -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.inc')
 
 lint:
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
-	$(PY) -m clang_format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+	$(CLANG_FORMAT) --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
 	$(PY) -m mypy bnn
 
 bench: $(STAMP)

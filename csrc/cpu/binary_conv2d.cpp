@@ -34,18 +34,13 @@ int64_t strip_pixels(const BinaryConv2d& p) {
   return std::clamp<int64_t>(kStripBytes / bytes / 8 * 8, 8, 256);
 }
 
-// Columns of filters [k, k + count), and what is left of ld after the last. tap_sums [count, taps]: sum_c w
+// tap_sums [count, taps]: sum_c w
 void fill_base(const BinaryConv2d& p, int64_t k, int64_t count, const int32_t* tap_sums) {
   const ConvGeometry& g = p.geometry;
-  const int64_t width = k + count == g.K ? p.ld - k : count;
   int32_t* base = p.base + k;
-  if (!p.border_sums) {
-    std::fill_n(base, width, static_cast<int32_t>(g.bits()));
-    return;
-  }
   for (const TapRange& rows : p.rows.inside) {
     for (const TapRange& columns : p.columns.inside) {
-      std::fill_n(base, width, static_cast<int32_t>(g.bits()));
+      std::fill_n(base, count, static_cast<int32_t>(g.bits()));
       for (int64_t t = 0; t < g.taps(); ++t) {
         if (rows.contains(t / g.S) && columns.contains(t % g.S)) continue;
         for (int64_t i = 0; i < count; ++i) base[i] -= tap_sums[i * g.taps() + t];
@@ -83,12 +78,15 @@ void prepare_panel(const BinaryConv2d& p, int64_t panel, uint64_t* scratch) {
     }
   }
   interleave(rows, p.row_words, p.panels + panel * p.row_words * kPanel);
-  auto* tap_sums = reinterpret_cast<int32_t*>(scratch + g.Lg());
-  if (p.border_sums) {  // against all +1 the dot product of a tap is its sum
-    std::fill_n(scratch, g.Lg(), uint64_t{0});
-    ukernels().bgemv(scratch, p.weight + k0 * filter_words, g.Lg(), count * g.taps(), static_cast<int32_t>(g.Cg()),
-                     tap_sums);
+  if (!p.border_sums) {
+    std::fill_n(p.base + k0, count, static_cast<int32_t>(g.bits()));
+    return;
   }
+  // Against all +1 the dot product of a tap is its sum.
+  std::fill_n(scratch, g.Lg(), uint64_t{0});
+  auto* tap_sums = reinterpret_cast<int32_t*>(scratch + g.Lg());
+  ukernels().bgemv(scratch, p.weight + k0 * filter_words, g.Lg(), count * g.taps(), static_cast<int32_t>(g.Cg()),
+                   tap_sums);
   fill_base(p, k0, count, tap_sums);
 }
 

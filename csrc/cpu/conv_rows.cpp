@@ -37,6 +37,10 @@ class BitWriter {
     }
   }
 
+  void append_fill(uint64_t word, int64_t n) {
+    for (; n > 0; n -= kWordBits) append(word & low_bits(n), static_cast<int>(std::min<int64_t>(n, kWordBits)));
+  }
+
   void flush() {
     if (fill_ > 0) *out_ = pending_;
   }

@@ -23,8 +23,7 @@ struct ConvGeometry {
   int64_t taps() const { return R * S; }
   int64_t bits() const { return taps() * Cg(); }  // products per output
   int64_t pixels() const { return N * OH * OW; }  // output rows of K
-  // One channel a group, and so many groups that counting 64 of them a word beats a panel of filters per group.
-  bool depthwise() const { return Cg() == 1 && 4 * Kg() * L() <= G * ceil_div(Kg(), 16); }
+  bool depthwise() const { return Cg() == 1; }
   bool padded() const { return pad_h > 0 || pad_w > 0; }
 };
 
