@@ -12,7 +12,7 @@ BUILD_INPUTS := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f
 .PHONY: demo test claims dev fmt lint bench clean
 
 demo: $(STAMP)
-	$(PY) -m bnn demo --overwrite
+	$(PY) -m bnn demo --resume
 
 test: $(STAMP)
 	$(PY) -m pytest
