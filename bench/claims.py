@@ -17,8 +17,10 @@ FINAL_DRAWS = (1, 2, 3)  # choices were made on draw 0
 STUDENTS = {
     "ce": ["plain", "--loss", "ce"],
     "balanced": ["plain", "--loss", "balanced_softmax"],
+    "balanced-mixup": ["plain", "--loss", "balanced_softmax", "--mixup"],
     "pretrained-balanced": ["plain", "--loss", "balanced_softmax", "--from", "{out}/source-student"],
     "candle": ["candle"],
+    "candle-no-mixup": ["candle", "--no-mixup"],
     "candle-t1": ["candle", "--temperature", "1", "--no-mixup"],
 }
 SOURCE = ["plain", "--split", "source", "--epochs", "6", "--lr", "2e-3"]
@@ -29,9 +31,11 @@ ROWS = {
     "cross-entropy, minus log pi": ("ce-p2p", 2),
     "cross-entropy + P2P": ("ce-p2p", 1),
     "balanced softmax": ("balanced", 0),
+    "balanced softmax, mixup": ("balanced-mixup", 0),
     "pretrained on source, then balanced softmax": ("pretrained-balanced", 0),
     "CANDLE, literal T = 1": ("candle-t1", 0),
     "CANDLE, literal T = 1, + P2P": ("candle-t1-p2p", 1),
+    "CANDLE, T = 8, without mixup": ("candle-no-mixup", 0),
     "CANDLE (T = 8, mixup)": ("candle", 0),
     "CANDLE + P2P": ("candle-p2p", 1),
     "calibrated teacher (full precision)": ("candle", 1),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from bnn import ops
 from bnn.data import Images, augment
@@ -36,14 +37,30 @@ class TrainingImages:
             x = self._mixed(x, batch["index"], batch["epoch"])
         return x
 
+    def labels(self, batch: dict, num_classes: int) -> Tensor:
+        """Labels [B] of a batch, or what its mixtures hold of each class [B, num_classes]."""
+        if not self.mixup:
+            return batch["label"]
+        share, other = self._mixture(batch["index"], batch["epoch"])
+        own, partner = (
+            F.one_hot(y, num_classes).float() for y in (batch["label"], self.dataset.labels[other].to(share.device))
+        )
+        return share[:, None] * own + (1 - share[:, None]) * partner
+
     def augmented(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
         """uint8 [B, C, size, size] at positions `index` -> float32, channels-last, normalized."""
         moved = augment(images, index, seed=self.seed, epoch=epoch, flip=self.flip)
         return self.normalize(moved).contiguous(memory_format=torch.channels_last)
 
     def _mixed(self, x: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """a x + (1 - a) x': a and the other image follow from (seed, epoch, index) as the augmentation does."""
+        """a x + (1 - a) x', x' another image, augmented too."""
+        share, other = self._mixture(index, epoch)
+        partner = self.augmented(self.dataset.images(other).to(x.device), other, epoch)
+        share = share.view(-1, 1, 1, 1)
+        return share * x + (1 - share) * partner
+
+    def _mixture(self, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """a in [0, 1) on the device of `index`, and the other image: functions of (seed, epoch, index)."""
         keys = (seeds.derive("mixup", self.seed), epoch, index.cpu().numpy())
-        share = torch.from_numpy(uniform(*keys, 0)).to(x.device).view(-1, 1, 1, 1)
         other = torch.from_numpy(uniform(*keys, 1) * len(self.dataset)).long()
-        return share * x + (1 - share) * self.augmented(self.dataset.images(other).to(x.device), other, epoch)
+        return torch.from_numpy(uniform(*keys, 0)).to(index.device), other

@@ -37,6 +37,8 @@ class Config(TrainConfig):
     """Loss; balanced_softmax and label_aware_smoothing use the class counts."""
     sampler: Literal["instance", "class_balanced"] = "instance"
     """instance: every image once an epoch; class_balanced: as many of every class."""
+    mixup: bool = False
+    """Train on a x + (1 - a) x', a uniform in [0, 1), x' another training image, with both labels in these shares."""
     split: Literal["train", "source"] = "train"
     """source: train on the source classes of glyphs instead, to make a teacher."""
     from_run: From = None
@@ -45,18 +47,20 @@ class Config(TrainConfig):
 
 def run(config: Config) -> Result:
     """Train, evaluate on the test split, fill the run folder; returns folder and table."""
-    require(
-        config.split == "train" or config.data == "glyphs", "split", "train: only glyphs has a source", config.split
-    )
+    source = config.split == "source"
+    require(not source or config.data == "glyphs", "split", "train: only glyphs has a source", config.split)
+    smoothing = config.loss == "label_aware_smoothing"
+    require(not (smoothing and config.mixup), "loss", "ce or balanced_softmax with --mixup", config.loss)
     if config.from_run is not None:
         read_config(Path(config.from_run))
     session = begin("plain", config)
     model = build_network(session, config, config.from_run)
-    images = TrainingImages(session, config.seed, config.image_size)
+    images = TrainingImages(session, config.seed, config.image_size, config.mixup)
     loss = make_loss(config.loss, session.counts)
 
     def step(batch: dict) -> dict[str, Tensor]:
-        return {"loss": loss(model(images(batch)), batch["label"])}
+        logits = model(images(batch))
+        return {"loss": loss(logits, images.labels(batch, logits.shape[1]))}
 
     train = images.dataset
     fit(

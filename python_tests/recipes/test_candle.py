@@ -140,6 +140,13 @@ def test_mixing_depends_on_the_image_not_on_the_batch(distilled):
     assert torch.equal(mixed[2:3], alone)
     assert not torch.equal(mixed[2:3], images({**data.splits["train"].__getitems__([4]), "epoch": 3}))
 
+    # The labels have the shares that the images have: on flat images of their labels' brightness both say the same.
+    shares = images.labels({**batch, "epoch": 2}, 8)
+    assert torch.allclose(shares.sum(1), torch.ones(4)) and bool((shares.gather(1, batch["label"][:, None]) > 0).all())
+    images.augmented = lambda stored, index, epoch: images.dataset.labels[index].float().view(-1, 1, 1, 1)
+    brightness = images({**batch, "epoch": 2}).flatten()
+    torch.testing.assert_close(shares @ torch.arange(8.0), brightness)
+
 
 @pytest.mark.parametrize(
     "change, message",

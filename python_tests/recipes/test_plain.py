@@ -44,7 +44,7 @@ def test_losses_by_name(name):
 
 
 def test_balanced_softmax_and_class_balanced_sampling_train(tiny, tmp_path):
-    config = plain.Config(**tiny, loss="balanced_softmax", sampler="class_balanced", out=tmp_path / "run")
+    config = plain.Config(**tiny, loss="balanced_softmax", sampler="class_balanced", mixup=True, out=tmp_path / "run")
     assert plain.run(config).rows[0]["name"] == "reactnet_tiny, balanced_softmax"
 
 
@@ -85,6 +85,7 @@ def test_the_source_split_becomes_a_data_set_with_a_held_out_part():
         ({"lr": -1.0}, "--lr: expected a number above 0; got -1.0"),
         ({"data": "cifar", "num_classes": None}, "data: expected one of glyphs, digits, folder:PATH; got 'cifar'"),
         ({"data": "digits", "num_classes": None, "split": "source"}, "--split: .* only glyphs has a source"),
+        ({"loss": "label_aware_smoothing", "mixup": True}, "--loss: expected ce or balanced_softmax with --mixup"),
         ({"from_run": "nowhere"}, "nowhere is not a run folder"),
     ],
 )
