@@ -5,7 +5,8 @@ import importlib
 
 import torch
 
-from bench._harness import show
+from bench._cuda import Cuda
+from bench._harness import Cpu, Device, show
 
 CONCEPTS = ("bitpack", "sign_ste", "binary_conv2d", "binary_linear", "multires_pool2d", "training")
 
@@ -13,6 +14,8 @@ CONCEPTS = ("bitpack", "sign_ste", "binary_conv2d", "binary_linear", "multires_p
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("concept", nargs="*", help=f"any of {', '.join(CONCEPTS)}; all of them if left out")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(cpu)")
+    parser.add_argument("--warm", action="store_true", help="cuda: leave operands in the L2 cache between calls")
     parser.add_argument("--threads", type=int, default=1, help="intra-op threads (1)")
     parser.add_argument("--save", metavar="NAME", help="append the rows to bench/results/NAME.jsonl")
     args = parser.parse_args()
@@ -21,10 +24,11 @@ def main() -> None:
         parser.error(f"unknown concept {unknown}, expected any of {', '.join(CONCEPTS)}")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    device: Device = Cuda(flush=not args.warm) if args.device == "cuda" else Cpu()
     names = args.concept or CONCEPTS
     modules = (importlib.import_module(f"bench.{name}") for name in names)
-    show((case for module in modules for case in module.cases()), args.save)
-    if "training" in names:
+    show((case for module in modules for case in module.cases(args.device)), device, args.save)
+    if "training" in names and args.device == "cpu":
         importlib.import_module("bench.training").show_saved_bytes(args.save)
 
 

@@ -1,13 +1,12 @@
 """A training step of reactnet_tiny on the fused ops, against the same network with eager straight-through signs."""
 
-import json
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench._harness import RESULTS, Case, machine
+from bench._harness import Call, Case, Cpu, Work, save_rows
 from bnn import models
 from bnn.nn import BinaryConv2d
 
@@ -35,8 +34,8 @@ class EagerBinaryConv2d(BinaryConv2d):
     """`BinaryConv2d` as separate torch operations."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled("cpu"):
-            x = x.to(torch.get_autocast_dtype("cpu"))
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         x = x if self.shift is None else x + self.shift.to(x.dtype).view(1, -1, 1, 1)
         weight = EagerSign.apply(self.weight, "clip")
         if self.scale == "mean":
@@ -58,14 +57,15 @@ def network(surrogate: str, eager: bool) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def _step(model: nn.Module, dtype: torch.dtype):
+def _step(model: nn.Module, dtype: torch.dtype, device: str) -> Call:
+    model = model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    x = torch.randn(BATCH, 1, EDGE, EDGE).contiguous(memory_format=torch.channels_last)
-    y = torch.randint(CLASSES, (BATCH,))
+    x = torch.randn(BATCH, 1, EDGE, EDGE, device=device).contiguous(memory_format=torch.channels_last)
+    y = torch.randint(CLASSES, (BATCH,), device=device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
+        with torch.autocast(device, dtype, enabled=dtype is not torch.float32):
             loss = F.cross_entropy(model(x).float(), y)
         loss.backward()
         optimizer.step()
@@ -73,12 +73,12 @@ def _step(model: nn.Module, dtype: torch.dtype):
     return step
 
 
-def cases() -> Iterator[Case]:
+def cases(device: str) -> Iterator[Case]:
     for dtype in (torch.float32, torch.bfloat16):
         for surrogate in ("clip", "polynomial"):
-            ours, eager = (_step(network(surrogate, e), dtype) for e in (False, True))
+            ours, eager = (_step(network(surrogate, e), dtype, device) for e in (False, True))
             text = f"reactnet_tiny N{BATCH} {surrogate} {str(dtype)[6:]}"
-            yield Case("training step", text, ours, eager, macs=3 * BATCH * 21_233_664)
+            yield Case("training step", text, Work(ours, macs=3 * BATCH * 21_233_664), {"eager": eager})
 
 
 def saved_bytes(surrogate: str, eager: bool) -> int:
@@ -120,7 +120,5 @@ def show_saved_bytes(save: str | None = None) -> None:
         text = f"reactnet_tiny N{BATCH} {surrogate} float32"
         print(f"{'saved for backward':<26} {text:<44} {ours / 2**20:>7.2f} MiB {eager / 2**20:>7.2f} MiB "
               f"{ours / eager:>9.3f}  of the eager form")  # fmt: skip
-        if save:
-            row = {"op": "saved for backward", "shape": text, "bytes": ours, "torch_bytes": eager}
-            with open(RESULTS / f"{save}.jsonl", "a") as file:
-                file.write(json.dumps({**row, **machine()}) + "\n")
+        row = {"op": "saved for backward", "shape": text, "bytes": ours, "torch_bytes": eager}
+        save_rows(save, [row], Cpu().facts())
