@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 METRICS = ("mean", "many", "medium", "few", "ece")
-FINAL_DRAWS = (1, 2, 3)  # choices were made on draw 0
+FINAL_DRAWS = (4, 5, 6)  # choices were made on draw 0; an earlier default was tabled on 1, 2, 3
 
 # name -> flags of `bnn train`; one student each, equal epochs
 STUDENTS = {

@@ -21,14 +21,18 @@ def views(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
 
 
 class TrainingImages:
-    """The long-tailed images at side `size`, augmented as a function of (seed, epoch, index), mixed if `mixup`."""
+    """The long-tailed images at side `size`, augmented as a function of (seed, epoch, index), mixed if `mixup`.
 
-    def __init__(self, session: Session, seed: int, size: int, mixup: bool = False) -> None:
+    balanced: the other image of a mixture is one of a class drawn uniformly, else any.
+    """
+
+    def __init__(self, session: Session, seed: int, size: int, mixup: bool = False, balanced: bool = False) -> None:
         fields = session.run.config
         data = session.data if size == fields["image_size"] else load_data(fields, image_size=size)
         self.dataset: Images = data.splits["train"]
         self.normalize, self.flip = data.preprocess.normalize, data.flip
-        self.seed, self.mixup = seed, mixup
+        self.seed, self.mixup, self.balanced = seed, mixup, balanced
+        self.by_class = self.dataset.labels.argsort(stable=True)
 
     def __call__(self, batch: dict) -> Tensor:
         """A batch of `dataset` -> [B, C, size, size] float32 channels-last."""
@@ -62,5 +66,10 @@ class TrainingImages:
     def _mixture(self, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """a in [0, 1) on the device of `index`, and the other image: functions of (seed, epoch, index)."""
         keys = (seeds.derive("mixup", self.seed), epoch, index.cpu().numpy())
-        other = torch.from_numpy(uniform(*keys, 1) * len(self.dataset)).long()
-        return torch.from_numpy(uniform(*keys, 0)).to(index.device), other
+        share, chosen = torch.from_numpy(uniform(*keys, 0)), torch.from_numpy(uniform(*keys, 1))
+        if not self.balanced:
+            return share.to(index.device), (chosen * len(self.dataset)).long()
+        counts = self.dataset.labels.bincount()
+        label = (chosen * len(counts)).long()
+        place = (torch.from_numpy(uniform(*keys, 2)) * counts[label]).long()
+        return share.to(index.device), self.by_class[counts.cumsum(0)[label] - counts[label] + place]

@@ -63,6 +63,8 @@ class Config(TrainConfig):
     """Weight of an added cross-entropy with the labels."""
     mixup: bool = True
     """Train on a x + (1 - a) x', a uniform in [0, 1), x' another training image; the teacher labels the mixture."""
+    mixup_partner: Literal["any", "class_balanced"] = "class_balanced"
+    """x': any image, or one of a class drawn uniformly, so that small classes are seen as often as large ones."""
     teacher_resolutions: tuple[int, ...] = ()
     """Image sides for the teacher, pixels; empty: image_size only. Images are rendered at the largest and pooled."""
     multires_in: Literal["calibration", "distill", "both"] = "calibration"
@@ -76,7 +78,8 @@ def run(config: Config) -> Result:
     check(config)
     session = begin("candle", config)
     largest = max((config.image_size, *config.teacher_resolutions))
-    images = TrainingImages(session, config.seed, largest, config.mixup)
+    balanced = config.mixup_partner == "class_balanced"
+    images = TrainingImages(session, config.seed, largest, config.mixup, balanced)
     teacher = load_teacher(config, session)
     student = build_network(session, config, config.from_run)
 

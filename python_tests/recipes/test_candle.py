@@ -140,6 +140,13 @@ def test_mixing_depends_on_the_image_not_on_the_batch(distilled):
     assert torch.equal(mixed[2:3], alone)
     assert not torch.equal(mixed[2:3], images({**data.splits["train"].__getitems__([4]), "epoch": 3}))
 
+    # A balanced partner is of every class as often.
+    images.balanced = True
+    several = data.splits["train"].__getitems__([0] * 2000)
+    several["index"] = torch.arange(2000)
+    _, other = images._mixture(several["index"], 2)
+    assert images.dataset.labels[other].bincount().min() > 190  # of 250 expected, 4 standard deviations
+
     # The labels have the shares that the images have: on flat images of their labels' brightness both say the same.
     shares = images.labels({**batch, "epoch": 2}, 8)
     assert torch.allclose(shares.sum(1), torch.ones(4)) and bool((shares.gather(1, batch["label"][:, None]) > 0).all())
