@@ -1,5 +1,7 @@
 """Network layouts by name: a plain function `name(num_classes, in_channels, image_size)` per variant."""
 
+from typing import Any
+
 from torch import nn
 
 from bnn.models.birealnet import birealnet18
@@ -7,6 +9,7 @@ from bnn.models.pretrained import pretrained
 from bnn.models.reactnet import reactnet18, reactnet_a, reactnet_tiny
 from bnn.models.resnet import resnet18, resnet34, resnet_tiny
 from bnn.models.summary import summary
+from bnn.nn.variational_head import two_stage_head
 
 _BUILDERS = (reactnet_tiny, reactnet18, reactnet_a, birealnet18, resnet_tiny, resnet18, resnet34)
 
@@ -18,7 +21,9 @@ def names() -> list[str]:
     return [builder.__name__ for builder in _BUILDERS]
 
 
-def build(name: str, num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
+def build(
+    name: str, num_classes: int, in_channels: int = 3, image_size: int = 224, head: dict | None = None
+) -> nn.Module:
     """The network `name`, randomly initialized: forward [N, in_channels, H, W] -> logits [N, num_classes].
 
     Args:
@@ -26,9 +31,10 @@ def build(name: str, num_classes: int, in_channels: int = 3, image_size: int = 2
         num_classes: at least 2.
         in_channels: of the images.
         image_size: edge in pixels; up to 64 the stem keeps more of the resolution.
+        head: arguments of `bnn.nn.variational_head.two_stage_head` after the first two, for that head as classifier.
 
     Returns:
-        A module with `features(x) -> [N, feature_dim]`, `classifier` (Linear) and `feature_dim`.
+        A module with `features(x) -> [N, feature_dim]`, `classifier` (Linear, or the head) and `feature_dim`.
 
     Raises:
         ValueError: an unknown name (the known ones are listed), fewer than two classes, images below 8 pixels.
@@ -40,4 +46,7 @@ def build(name: str, num_classes: int, in_channels: int = 3, image_size: int = 2
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
     if image_size < 8:
         raise ValueError(f"image_size must be at least 8 pixels, got {image_size}")
-    return builders[name](num_classes, in_channels, image_size)
+    model: Any = builders[name](num_classes, in_channels, image_size)
+    if head is not None:
+        model.classifier = two_stage_head(model.feature_dim, num_classes, **head)
+    return model

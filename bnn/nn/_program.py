@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from bnn.nn.activations import RPReLU, RSign
 from bnn.nn.binary_conv2d import PackedBinaryConv2d
 from bnn.nn.binary_linear import PackedBinaryLinear
+from bnn.nn.variational_head import VariationalHead
 
 _CONV = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias")
 
@@ -35,6 +36,7 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "RPReLU": (RPReLU, ("channels",)),
     "RSign": (RSign, ("channels", "surrogate")),
     "ReLU": (nn.ReLU, ()),
+    "VariationalHead": (VariationalHead, VariationalHead.FIELDS),
 }
 PACKED = (PackedBinaryConv2d, PackedBinaryLinear)
 
@@ -89,6 +91,12 @@ def layer_args(layer: nn.Module) -> dict:
 def build_layer(kind: str, args: dict) -> nn.Module:
     """The layer that `layer_args` described."""
     return LAYERS[kind][0](**{k: tuple(v) if isinstance(v, list) else v for k, v in args.items()})
+
+
+def head_entry(steps: list[dict]) -> dict | None:
+    """{"m", "seed"} of the variational head that the program ends with, or None."""
+    args = steps[-1]["args"]
+    return {"m": args["samples"], "seed": args["seed"]} if steps[-1]["kind"] == "VariationalHead" else None
 
 
 def run(steps: list[dict], layers: nn.ModuleDict, x: Tensor) -> Tensor:

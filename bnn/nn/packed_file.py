@@ -57,6 +57,7 @@ def save(
         "bnn.classes": packed.classes if classes is None else [str(c) for c in classes],
         "bnn.preprocess": packed.preprocess if preprocess is None else preprocess,
         "bnn.posthoc": packed.posthoc if posthoc is None else posthoc,
+        "bnn.head": _program.head_entry(packed.steps),
     }
     metadata = {"bnn.format": FORMAT, "bnn.layout": LAYOUT, "bnn.graph": json.dumps({"steps": packed.steps})}
     metadata |= {key: json.dumps(value) for key, value in entries.items() if value is not None}
@@ -117,7 +118,7 @@ def _checked_metadata(metadata: dict[str, str], path: str) -> dict:
     for key, known in (("bnn.format", FORMAT), ("bnn.layout", LAYOUT)):
         version = metadata.get(key)
         refuse(version != known, f"{key} is {version!r}, this version of bnn reads {known!r}; update bnn")
-    known_keys = {f"bnn.{k}" for k in ("format", "layout", "graph", "classes", "preprocess", "posthoc")}
+    known_keys = {f"bnn.{k}" for k in ("format", "layout", "graph", "classes", "preprocess", "posthoc", "head")}
     refuse(bool(unknown := sorted(set(metadata) - known_keys)), f"unknown metadata {unknown}; update bnn")
     values: dict = {}
     for key in sorted(known_keys - {"bnn.format", "bnn.layout"}):
@@ -140,6 +141,8 @@ def _checked_metadata(metadata: dict[str, str], path: str) -> dict:
     refuse(not isinstance(offsets, list) or not all(map(_is_number, offsets)), "logit_offsets must be finite numbers")
     if "bnn.preprocess" in values:
         _check_preprocess(values["bnn.preprocess"], refuse)
+    head, expected = values.get("bnn.head"), _program.head_entry(values["bnn.graph"]["steps"])
+    refuse(head != expected, f"bnn.head is {head!r}, the graph's variational head says {expected!r}")
     return values
 
 
@@ -183,6 +186,8 @@ def _check_graph(graph, refuse) -> None:
         refuse(not isinstance(args, dict) or not all(_is_plain(v) for v in args.values()), f"bad args of {name!r}")
         fields = _program.arg_names(kind)
         refuse(set(args) != fields, f"step {name!r} has args {sorted(args)}, expected {sorted(fields)}")
+        last = step is steps[-1]
+        refuse(kind == "VariationalHead" and not last, f"step {name!r}, a variational head, must be the last one")
         bound.add(name)
         if args.get("words") and args.get("stream"):
             bound.add(name + _program.WORDS)
@@ -211,7 +216,7 @@ def _check_tensors(file, expected: dict[str, torch.Tensor], path: Path) -> None:
 
 def _check_class_count(model: PackedModel, meta: dict, path: Path) -> None:
     last = model.steps[-1]
-    outputs = last["args"].get("out_features")  # of Linear and PackedBinaryLinear
+    outputs = last["args"].get("out_features")  # of Linear, PackedBinaryLinear and VariationalHead
     offsets = meta.get("bnn.posthoc", {}).get("logit_offsets") or None
     counts = {"bnn.classes": meta.get("bnn.classes"), "logit_offsets": offsets}
     sizes = {f"step {last['name']!r}": outputs} | {k: len(v) for k, v in counts.items() if v is not None}

@@ -60,10 +60,8 @@ class Features(Dataset):
 
 
 @torch.no_grad()
-def cache_features(
-    teacher: Teacher, images: TrainingImages, sizes: Sequence[int], copies: int, device: Device
-) -> Features:
-    """Features of every training image, once clean and `copies` times augmented, each at every side in `sizes`."""
+def cache_features(teacher: Any, images: TrainingImages, sizes: Sequence[int], copies: int, device: Device) -> Features:
+    """`teacher.features` of every training image, once clean and `copies` times augmented, each at all `sizes`."""
     features, labels = [], []
     for first in range(0, len(images.dataset), 256):
         index = torch.arange(first, min(first + 256, len(images.dataset)))

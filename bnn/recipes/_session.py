@@ -45,6 +45,28 @@ def begin(recipe: str, config: TrainConfig) -> Session:
     return open_session(folder, fields, data, network(config, data), device, config)
 
 
+def begin_from(recipe: str, config: RunConfig, origin: Path, name: str, head: dict[str, Any]) -> Session:
+    """As `begin`, for a recipe that gives the network of the finished run `origin` another head, on the same data.
+
+    The folder is ORIGIN-NAME unless the config says otherwise; head: see `bnn.models.build`.
+    """
+    source = read_config(origin)
+    if (origin / "posthoc.json").exists():
+        raise ValueError(
+            f"--from {origin}: its offsets belong to its head; give the run it came from, {source['from']}"
+        )
+    device = devices.start(config.device, "no")
+    inherited = {field: source[field] for field in ("data", *DATA_FIELDS, "split", "model") if field in source}
+    fields = {"recipe": recipe, **inherited, "base_recipe": source["recipe"], **to_dict(config), **device.resolved}
+    folder = config.out or origin.with_name(f"{origin.name}-{name}")
+    if device.main:
+        check_folder(folder, fields, resume=config.resume, overwrite=config.overwrite)
+    data = load_data(fields)
+    if list(data.classes) != source["classes"]:
+        raise ValueError(f"--from {origin}: the classes of {source['data']} have changed since it was trained")
+    return open_session(folder, fields, data, {**source["network"], "head": head}, device, config)
+
+
 def open_session(
     folder: Path, fields: dict[str, Any], data: Data, net: dict[str, Any], device: Device, config: RunConfig
 ) -> Session:
