@@ -6,6 +6,8 @@ HAS_TORCH := $(shell $(PYTHON) -I -c "import torch" 2>/dev/null && echo yes)
 ENV := $(if $(HAS_TORCH),,.venv)
 PY := $(if $(ENV),$(ENV)/bin/python,$(PYTHON))
 STAMP := build/.installed$(if $(ENV),-venv)
+# Where no GPU is visible the CUDA kernels would only cost minutes of compiling; `make CUDA=1 ...` builds them all the same.
+CUDA ?= $(if $(shell nvidia-smi -L 2>/dev/null),auto,0)
 CLANG_FORMAT = $(PY) -c "import clang_format; clang_format.clang_format()"
 BUILD_INPUTS := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
@@ -25,11 +27,11 @@ dev: $(STAMP)
 
 fmt:
 	$(PY) -m ruff check --fix . && $(PY) -m ruff format .
-	$(CLANG_FORMAT) -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.inc')
+	$(CLANG_FORMAT) -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.inc' 'csrc/*.cu')
 
 lint:
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
-	$(CLANG_FORMAT) --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+	$(CLANG_FORMAT) --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu')
 	$(PY) -m mypy bnn
 
 bench: $(STAMP)
@@ -40,7 +42,7 @@ clean:
 
 $(STAMP): $(BUILD_INPUTS) $(if $(ENV),$(ENV)/bin/python)
 	$(if $(ENV),$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install $(TORCH))
-	$(PY) -m pip install -e ".[all]"
+	BNN_CUDA=$(CUDA) $(PY) -m pip install -e ".[all]"
 	mkdir -p build && touch $@
 
 .venv/bin/python:

@@ -1,9 +1,11 @@
 """Builds bnn._C with CMake against the torch that is already installed. No downloads.
 
-BNN_BUILD=0 leaves the extension out; BNN_CUDA=auto|0|1 chooses the CUDA kernels.
+BNN_BUILD=0 leaves the extension out. BNN_CUDA=0 leaves the CUDA kernels out, 1 demands them, auto builds them where
+nvcc is there and torch is a CUDA build: for the GPUs that are visible, else for all that are supported.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +26,31 @@ def find_torch() -> str | None:
         if folder := found.stdout.strip():
             return folder
     return None
+
+
+def visible_gpus() -> list[str]:
+    """Their compute capabilities as CMake writes them, lowest first: 80, 90a."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    found = re.findall(r"^(\d+)\.(\d)$", subprocess.run(query, capture_output=True, text=True).stdout, re.M)
+    return ["90a" if n == 90 else str(n) for n in sorted({int(major + minor) for major, minor in found}) if n >= 75]
+
+
+def cuda_options(torch: str) -> list[str]:
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+    asked, has_cuda = wanted("BNN_CUDA", "auto", ("auto", "0", "1")), Path(torch, "lib/libtorch_cuda.so").exists()
+    if asked == "1" and nvcc is None:
+        raise RuntimeError("bnn: BNN_CUDA=1, but there is no nvcc on PATH, in CUDA_HOME or in /usr/local/cuda")
+    if asked == "0" or nvcc is None or (asked == "auto" and not has_cuda):
+        why = "BNN_CUDA=0" if asked == "0" else "no nvcc" if nvcc is None else "torch is a CPU build"
+        print(f"bnn: CPU kernels only ({why})")
+        return ["-DBNN_CUDA=OFF"]
+    gpus = visible_gpus()
+    print(f"bnn: CUDA kernels by {nvcc} for {'the visible GPUs: ' + ' '.join(gpus) if gpus else 'every supported GPU'}")
+    targets = f"-DBNN_CUDA_ARCHITECTURES={';'.join(gpus)}" if gpus else "-UBNN_CUDA_ARCHITECTURES"
+    return ["-DBNN_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={nvcc}", targets]
 
 
 class CMakeBuild(build_ext):
@@ -49,6 +76,7 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DBNN_TORCH_DIR={torch}",
             f"-DBNN_VERSION={self.distribution.get_version()}",
+            *cuda_options(torch),
         ]  # fmt: skip
         for command in (configure, ["cmake", "--build", str(build), "--target", "_C"]):
             subprocess.run(command, check=True, env=environment)
@@ -62,8 +90,7 @@ def wanted(variable: str, default: str, choices: tuple[str, ...]) -> str:
 
 
 build = wanted("BNN_BUILD", "1", ("0", "1")) == "1"
-if wanted("BNN_CUDA", "auto", ("auto", "0", "1")) == "1":
-    raise SystemExit("bnn: BNN_CUDA=1, but the CUDA kernels are not there yet; use BNN_CUDA=auto or 0")
+wanted("BNN_CUDA", "auto", ("auto", "0", "1"))
 
 setup(
     ext_modules=[Extension("bnn._C", sources=[])] if build else [],

@@ -25,6 +25,15 @@ def current() -> str:
     return _extension.module.isa_current()
 
 
+def current_on(device: torch.device) -> str:
+    """The same for ops on a device: "cuda" on a GPU with CUDA kernels in this build, "reference" without."""
+    if device.type == "cpu":
+        return current()
+    if device.type == "cuda" and torch._C._dispatch_has_kernel_for_dispatch_key("bnn::bitpack", "CUDA"):
+        return "cuda"
+    return "reference"
+
+
 def use(name: str) -> None:
     """Make CPU ops run on `name`, one of `available()`.
 

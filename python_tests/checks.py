@@ -40,6 +40,11 @@ def opcheck(op: torch._ops.OpOverload, *args) -> None:
     torch.library.opcheck(op, args)
 
 
+def opcheck_text(op: torch._ops.OpOverload, *args) -> None:
+    """The same for an op that returns text: the tests that do not compare outputs."""
+    torch.library.opcheck(op, args, test_utils=("test_schema", "test_autograd_registration"))
+
+
 def compiles(function: Callable, args: Sequence, backend: str = "aot_eager") -> None:
     """`torch.compile(fullgraph=True)` gives the same outputs and gradients, bit for bit."""
     torch._dynamo.reset()

@@ -1,7 +1,8 @@
-"""Fixtures for all tests: the instruction set under test, a fixed seed."""
+"""Fixtures for all tests: the backend under test, a fixed seed."""
 
 from collections.abc import Iterator
 
+import backends
 import pytest
 import torch
 
@@ -15,26 +16,22 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def _using(name: str) -> Iterator[str]:
-    before = bnn.isa.current()
-    bnn.isa.use(name)
-    yield name
-    bnn.isa.use(before)
-
-
-@pytest.fixture(params=bnn.isa.available())
+@pytest.fixture(params=[*bnn.isa.available(), *backends.EMULATED, backends.CUDA])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every implementation that this machine can run, the reference among them."""
-    yield from _using(request.param)
+    """Every implementation that this machine can run: the reference, instruction sets, CUDA emulated and real."""
+    with backends.using(request.param):
+        yield request.param
 
 
-@pytest.fixture(params=COMPILED or [pytest.param("none", marks=pytest.mark.skip("the extension is not built"))])
+@pytest.fixture(params=[*COMPILED, *backends.EMULATED[:3], backends.CUDA])
 def compiled_isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every compiled instruction set."""
-    yield from _using(request.param)
+    """The same without the reference, and each CUDA route once: for tests that take long."""
+    with backends.using(request.param):
+        yield request.param
 
 
-@pytest.fixture(params=sorted({"reference", bnn.isa.available()[-1]}))
+@pytest.fixture(params=[*sorted({"reference", bnn.isa.available()[-1]}), backends.EMULATED[0], backends.CUDA])
 def endpoint_isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The reference and the highest instruction set: for tests of glue that all instruction sets share."""
-    yield from _using(request.param)
+    """One for each glue: the reference, the highest instruction set, CUDA emulated and real."""
+    with backends.using(request.param):
+        yield request.param

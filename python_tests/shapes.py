@@ -196,6 +196,24 @@ def convs(count: int, seed: int = 0, max_macs: int = 1_000_000) -> Iterator[Conv
             left -= 1
 
 
+def wide_convs(count: int, seed: int = 0) -> Iterator[Conv]:
+    """`count` convolutions for tensor cores: 256 bits, 32 filters a group, 64 pixels or a little more."""
+    random = Random(seed)
+    while count > 0:
+        groups, r, s = random.choice((1, 1, 1, 2, 3)), random.randint(1, 4), random.randint(1, 4)
+        c = max(1, -(-256 // (r * s))) + random.choice((0, 0, 1, 5, 31, 32, 63, 64, 100))
+        if random.random() < 0.5:
+            c = -(-c // 64) * 64
+        stride, padding, dilation = ((random.randint(*x), random.randint(*x)) for x in ((1, 2), (0, 3), (1, 2)))
+        k = groups * random.choice((32, 33, 63, 64, 65, 96, 127, 128, 130))
+        case = Conv(random.randint(1, 3), c * groups, random.randint(6, 15), random.randint(6, 15), k, r, s,
+                    stride, padding, dilation, groups, random.choice((-1, 0, 0, 1)))  # fmt: skip
+        oh, ow = case.output
+        if min(oh, ow) > 0 and case.n * oh * ow >= 64 and case.macs <= 6_000_000:
+            yield case
+            count -= 1
+
+
 def linears(count: int, seed: int = 0) -> Iterator[Linear]:
     """`count` matrix products, empty ones among them."""
     random = Random(seed)

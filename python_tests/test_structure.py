@@ -122,12 +122,18 @@ def test_concepts_have_the_same_file_name_in_every_column():
         assert (BNN / "ops" / f"{concept}.py").is_file()
         assert (Path(__file__).parent / "ops" / f"test_{concept}.py").is_file()
         if CSRC.is_dir():
-            for column in (f"include/bnn/{concept}.h", f"ops/{concept}.cpp", f"cpu/{concept}.cpp"):
+            for column in (
+                f"include/bnn/{concept}.h",
+                f"ops/{concept}.cpp",
+                f"cpu/{concept}.cpp",
+                f"cuda/{concept}.cu",
+            ):
                 assert (CSRC / column).is_file(), f"csrc/{column} is missing"
 
 
 needs_csrc = pytest.mark.skipif(not CSRC.is_dir(), reason="no C++ sources beside the tests")
 SUFFIXES = (".cpp", ".h", ".inc", ".inl", ".cu", ".cuh")
+EMULATOR_ENTRANCES = {("cuda", "cuda/emulator/cuda_emu.h"), ("ops", "cuda/emulator/emulator.h")}
 STABLE = ("torch/csrc/stable/", "torch/headeronly/", "torch/csrc/inductor/aoti_torch/c/")
 
 
@@ -153,14 +159,14 @@ def may_include(own: str, header: str) -> bool:
     shared = place in ("cpu", "cuda")  # not a folder of one instruction set
     if own == "include":
         return False
-    if own in ("", "ops"):
-        return shared or place == own
+    if own in ("", "ops"):  # no CUDA header beyond the contracts, so that a C++ compiler is enough
+        return place in ("cpu", own)
     root = own.split("/")[0]
-    if own == root:  # loop nests
+    if own == root:  # loop nests, kernels
         return place == root
     if root == "tests":
-        return shared
-    return place in (root, own, f"{root}/generic", f"{root}/emulator")
+        return shared or place == own
+    return place in (root, own, f"{root}/generic")
 
 
 @needs_csrc
@@ -170,12 +176,15 @@ def test_includes(path):
     for header in includes(path):
         if header.startswith(("bnn/", "cpu/", "cuda/", "ops/")):
             assert (CSRC / header).is_file() or (CSRC / "include" / header).is_file(), f"{header} does not exist"
-            allowed = may_include(own, header) or own == "tests" and not header.startswith("ops/")
+            allowed = may_include(own, header) or own.startswith("tests") and not header.startswith("ops/")
+            allowed |= (own, header) in EMULATOR_ENTRANCES
             assert allowed, f"csrc/{path.relative_to(CSRC)} includes {header}: the arrow points the other way"
         elif header.startswith(("torch/", "ATen/", "c10/")):
             assert own == "ops" and header.startswith(STABLE), f"{path}: {header} is not of the stable ABI"
         elif header.startswith("pybind11/"):
             assert path.name == "bindings.cpp", f"{path}: pybind11 is for bindings.cpp alone"
+        elif header.startswith(("sys/", "sanitizer/")):
+            assert own == "cuda/emulator", f"{path}: {header} is for the emulator"
         else:
             assert "/" not in header, f"{path}: unknown header {header}"
 
@@ -184,6 +193,7 @@ def test_includes(path):
 def test_every_source_is_built():
     named = re.findall(r"csrc/[\w./*]+", re.sub(r"\$\{\w+\}", "*", (ROOT / "CMakeLists.txt").read_text()))
     built = {p for pattern in named for p in ROOT.glob(pattern)}
+    built |= set((CSRC / "tests" / "emulator").glob("*.cpp"))  # by python_tests/cuda/test_emulator.py, in four ways
     missing = [str(p.relative_to(ROOT)) for p in cpp() if p.suffix in (".cpp", ".cu") and p not in built]
     assert not missing, f"CMakeLists.txt builds none of {missing}"
 
@@ -202,3 +212,18 @@ def test_microkernels_are_listed_once():
 def test_instruction_sets_are_chosen_by_region_not_by_flag():
     text = "\n".join((ROOT / name).read_text() for name in ("CMakeLists.txt", "setup.py") if (ROOT / name).is_file())
     assert not re.findall(r"-m(?:avx|arch|fma|amx|sse|bmi|f16c)\w*", text)
+
+
+@needs_csrc
+def test_glue_and_contracts_name_no_cuda_runtime():
+    places = [*(CSRC / "ops").iterdir(), *(CSRC / "include").rglob("*.h"), CSRC / "bindings.cpp"]
+    for path in places:
+        code = re.sub(r"//.*", "", path.read_text())
+        assert not re.search(r"\bcuda[A-Z]\w+|__global__|<<<", code), f"{path}: the CUDA runtime is for csrc/cuda"
+
+
+@needs_csrc
+def test_ptx_is_written_in_one_place():
+    for path in (CSRC / "cuda").glob("*"):
+        if path.is_file() and path.name != "device.h":
+            assert not re.search(r"\basm\b", path.read_text()), f"{path}: inline PTX is for device.h"

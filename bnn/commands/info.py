@@ -56,8 +56,20 @@ def installation() -> dict[str, Any]:
         "isa_available": isa.available(),
         "isa_current": isa.current(),
         "cuda_kernels": built.get("cuda", "no"),
-        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "cuda_devices": cuda_devices(),
     }
+
+
+def cuda_devices() -> list[str]:
+    """One line a device that the CUDA kernels see, or why they see none."""
+    if _extension.module is None or _extension.module.build_info()["cuda"] == "no":
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    try:
+        found = _extension.module.cuda_devices()
+    except RuntimeError as problem:
+        return [f"none: {problem}"]
+    unfit = ", which the kernels are not compiled for"
+    return [f"{name}, compute capability {capability}{'' if fit else unfit}" for name, capability, fit in found]
 
 
 def processor() -> str:
@@ -98,7 +110,7 @@ def describe(facts: dict[str, Any]) -> str:
         *([] if _extension.module else ["               the pure-torch reference runs: same results, slower"]),
         f"CPU kernels    {facts['isa_current']} (available: {', '.join(facts['isa_available'])}; choose with BNN_ISA)",
         f"CUDA kernels   {'not built' if facts['cuda_kernels'] == 'no' else facts['cuda_kernels']}",
-        f"CUDA device    {facts['cuda_device']}",
+        f"CUDA device    {'; '.join(facts['cuda_devices']) or 'none'}",
     ]
     if "model" in facts:
         lines += ["", f"input {facts['model']['input']}", *_table(facts["model"])]

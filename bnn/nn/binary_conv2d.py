@@ -173,5 +173,12 @@ class PackedBinaryConv2d(PackedEpilogue):
         )  # fmt: skip
         return self._outputs(outputs)
 
+    def route(self, x: Tensor) -> str:
+        """Name of the kernel that `forward(x)` runs on."""
+        return ops.binary_conv2d_route(
+            self._words_of(x), self.weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups,
+            self.pad_value, self.words,
+        )  # fmt: skip
+
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={getattr(self, name)}" for name in self.FIELDS)

@@ -1,5 +1,6 @@
 """`bnn.pack`: a trained network to words, folded batch norms and fused epilogues."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,16 +44,26 @@ class PackedModel(nn.Module):
             offsets = torch.tensor(self.posthoc.get("logit_offsets") or 0.0, device=logits.device)
             return logits / self.posthoc.get("temperature", 1.0) + offsets
 
-    def backend_report(self) -> list[dict]:
-        """One row a layer: name, kind, what it runs on ("reference", "scalar", "avx2", "avx512", or "torch")."""
-        return [
-            {
-                "name": step["name"],
-                "kind": step["kind"],
-                "kernel": isa.current() if step["kind"].startswith("PackedBinary") else "torch",
-            }
-            for step in self.steps
-        ]
+    def backend_report(self, x: Tensor | None = None) -> list[dict]:
+        """One row a layer: name, kind, kernel.
+
+        kernel is "torch", or what the binary layer runs on: "reference", an instruction set ("avx2", ...), or on a
+        GPU the name of a kernel. That one is chosen by the input's size: give x, or it is just "cuda".
+        """
+        packed = {name: layer for name, layer in self.layers.items() if isinstance(layer, _program.PACKED)}
+        kernels = {name: isa.current_on(layer.weight.device) for name, layer in packed.items()}
+        if x is not None:
+            hooks = [v.register_forward_pre_hook(partial(_record_route, kernels, k)) for k, v in packed.items()]
+            try:
+                self(x)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        return [{"name": s["name"], "kind": s["kind"], "kernel": kernels.get(s["name"], "torch")} for s in self.steps]
+
+
+def _record_route(kernels: dict[str, str], name: str, layer: Any, inputs: tuple) -> None:
+    kernels[name] = layer.route(inputs[0])
 
 
 @torch.no_grad()

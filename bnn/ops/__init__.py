@@ -1,8 +1,8 @@
 """The ops, one file a concept. The only place that names `torch.ops.bnn`."""
 
 from bnn import _extension  # noqa: F401  registers the compiled kernels, where there are any
-from bnn.ops.binary_conv2d import binary_conv2d, binary_conv2d_fused, binary_conv2d_ste
-from bnn.ops.binary_linear import binary_linear, binary_linear_fused, binary_linear_ste
+from bnn.ops.binary_conv2d import binary_conv2d, binary_conv2d_fused, binary_conv2d_route, binary_conv2d_ste
+from bnn.ops.binary_linear import binary_linear, binary_linear_fused, binary_linear_route, binary_linear_ste
 from bnn.ops.bitpack import bitpack, bitunpack
 from bnn.ops.multires_pool2d import multires_pool2d
 from bnn.ops.sign_ste import sign_ste
@@ -10,9 +10,11 @@ from bnn.ops.sign_ste import sign_ste
 __all__ = [
     "binary_conv2d",
     "binary_conv2d_fused",
+    "binary_conv2d_route",
     "binary_conv2d_ste",
     "binary_linear",
     "binary_linear_fused",
+    "binary_linear_route",
     "binary_linear_ste",
     "bitpack",
     "bitunpack",

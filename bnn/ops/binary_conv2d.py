@@ -104,6 +104,25 @@ def binary_conv2d_fused(
     )
 
 
+def binary_conv2d_route(
+    x: Tensor,
+    weight: Tensor,
+    in_channels: int,
+    stride: Int2 = 1,
+    padding: Int2 = 0,
+    dilation: Int2 = 1,
+    groups: int = 1,
+    pad_value: int = 0,
+    words: bool = False,
+) -> str:
+    """Name of what `binary_conv2d` runs on for these arguments: "reference", an instruction set or a CUDA kernel.
+
+    With words=True, of what `binary_conv2d_fused` runs on when it writes words.
+    """
+    geometry = (pair(stride), pair(padding), pair(dilation), groups, pad_value)
+    return torch.ops.bnn.binary_conv2d_route(x, weight, in_channels, *geometry, words)
+
+
 def binary_conv2d_ste(
     x: Tensor,
     weight: Tensor,
@@ -232,6 +251,17 @@ define(
     "-> (Tensor, Tensor)",
     _fused_reference,
     _fused_fake,
+)
+
+
+def _route(*arguments) -> str:
+    return "reference"
+
+
+define(
+    f"binary_conv2d_route(Tensor x, Tensor weight, int in_channels, {_GEOMETRY}, bool words=False) -> str",
+    _route,
+    _route,
 )
 
 

@@ -67,6 +67,11 @@ def binary_linear_fused(
     )
 
 
+def binary_linear_route(x: Tensor, weight: Tensor, in_features: int, words: bool = False) -> str:
+    """Name of what `binary_linear` runs on for these arguments; as `bnn.ops.binary_conv2d_route`."""
+    return torch.ops.bnn.binary_linear_route(x, weight, in_features, words)
+
+
 def binary_linear_ste(
     x: Tensor, weight: Tensor, shift: Tensor | None = None, surrogate: str = "polynomial", scale: str = "mean"
 ) -> Tensor:
@@ -117,6 +122,13 @@ define(
     _fused_reference,
     _fused_fake,
 )
+
+
+def _route(*arguments) -> str:
+    return "reference"
+
+
+define("binary_linear_route(Tensor x, Tensor weight, int in_features, bool words=False) -> str", _route, _route)
 
 
 def _check_ste(x: Tensor, weight: Tensor, shift: Tensor | None, surrogate: str, scale: str) -> None:

@@ -29,13 +29,13 @@ BorderClasses classify(int64_t out, int64_t in, int64_t filter, int64_t stride, 
   return classes;
 }
 
-int64_t strip_pixels(const BinaryConv2d& p) {
+int64_t strip_pixels(const ConvPlan& p) {
   const int64_t bytes = p.row_words * 8 + p.ld * 4;
   return std::clamp<int64_t>(kStripBytes / bytes / 8 * 8, 8, 256);
 }
 
 // tap_sums [count, taps]: sum_c w
-void fill_base(const BinaryConv2d& p, int64_t k, int64_t count, const int32_t* tap_sums) {
+void fill_base(const ConvPlan& p, int64_t k, int64_t count, const int32_t* tap_sums) {
   const ConvGeometry& g = p.geometry;
   int32_t* base = p.base + k;
   for (const TapRange& rows : p.rows.inside) {
@@ -58,7 +58,7 @@ void interleave(const uint64_t* const (&rows)[kPanel], int64_t words, uint64_t* 
   }
 }
 
-void prepare_panel(const BinaryConv2d& p, int64_t panel, uint64_t* scratch) {
+void prepare_panel(const ConvPlan& p, int64_t panel, uint64_t* scratch) {
   const ConvGeometry& g = p.geometry;
   const int64_t in_group = panel % p.group_panels * kPanel;
   const int64_t k0 = panel / p.group_panels * g.Kg() + in_group;
@@ -92,7 +92,9 @@ void prepare_panel(const BinaryConv2d& p, int64_t panel, uint64_t* scratch) {
 
 }  // namespace
 
-void binary_conv2d_plan(BinaryConv2d& p) {
+ConvPlan binary_conv2d_plan(const BinaryConv2d& problem) {
+  ConvPlan p;
+  static_cast<BinaryConv2d&>(p) = problem;
   const ConvGeometry& g = p.geometry;
   p.rows = classify(g.OH, g.H, g.R, g.stride_h, g.pad_h, g.dilation_h);
   p.columns = classify(g.OW, g.W, g.S, g.stride_w, g.pad_w, g.dilation_w);
@@ -103,45 +105,46 @@ void binary_conv2d_plan(BinaryConv2d& p) {
   const bool pointwise = g.taps() == 1 && g.stride_h == 1 && g.stride_w == 1 && g.G == 1 && !g.padded();
   p.pixel_bytes = g.depthwise() || pointwise ? 0 : g.Cg() % 8 == 0 ? g.C / 8 : g.L() * 8;
   p.border_sums = g.padded() && g.pad_value == 0 && !g.depthwise();
+  return p;
 }
 
-int64_t image_rows(const BinaryConv2d& p) {
+int64_t image_rows(const ConvPlan& p) {
   return p.pixel_bytes == 0 ? 0 : p.geometry.N * (p.geometry.H + 2 * p.geometry.pad_h);
 }
 
-int64_t image_words(const BinaryConv2d& p) {
+int64_t image_words(const ConvPlan& p) {
   if (p.pixel_bytes == 0) return 0;
   int64_t bytes = 0;
   if (__builtin_mul_overflow(image_rows(p), (p.geometry.W + 2 * p.geometry.pad_w) * p.pixel_bytes, &bytes)) return -1;
   return ceil_div(bytes, 8) + kCopySlack / 8;
 }
 
-int64_t filter_units(const BinaryConv2d& p) {
+int64_t filter_units(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
   return g.depthwise() ? g.Kg() * g.taps() : g.G * p.group_panels;
 }
 
-int64_t panels_words(const BinaryConv2d& p) {
+int64_t panels_words(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
   return g.depthwise() ? filter_units(p) * g.L() : filter_units(p) * p.row_words * kPanel;
 }
 
-int64_t base_size(const BinaryConv2d& p) {
+int64_t base_size(const ConvPlan& p) {
   return p.geometry.depthwise() ? 0 : p.ld * (p.border_sums ? p.rows.size() * p.columns.size() : 1);
 }
 
-int64_t scratch_words(const BinaryConv2d& p) {
+int64_t scratch_words(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
   const int64_t strip = p.strip * (p.row_words + 1) + kCopySlack / 8 + p.strip * p.ld / 2;
   const int64_t filters = std::max(p.row_words * kPanel, g.Lg() + g.taps() * kPanel / 2);
   return std::max(strip, filters);
 }
 
-void binary_conv2d_image(const BinaryConv2d& p, int64_t row_begin, int64_t row_end) {
+void binary_conv2d_image(const ConvPlan& p, int64_t row_begin, int64_t row_end) {
   for (int64_t row = row_begin; row < row_end; ++row) fill_image_row(p, row);
 }
 
-void binary_conv2d_filters(const BinaryConv2d& p, int64_t unit_begin, int64_t unit_end, uint64_t* scratch) {
+void binary_conv2d_filters(const ConvPlan& p, int64_t unit_begin, int64_t unit_end, uint64_t* scratch) {
   for (int64_t i = unit_begin; i < unit_end; ++i) {
     if (p.geometry.depthwise()) {
       slice_tap(p, i);
@@ -151,7 +154,7 @@ void binary_conv2d_filters(const BinaryConv2d& p, int64_t unit_begin, int64_t un
   }
 }
 
-void binary_conv2d(const BinaryConv2d& p, int64_t begin, int64_t end, uint64_t* scratch) {
+void binary_conv2d(const ConvPlan& p, int64_t begin, int64_t end, uint64_t* scratch) {
   const ConvGeometry& g = p.geometry;
   const Ukernels& k = ukernels();
   auto* dot = reinterpret_cast<int32_t*>(scratch);  // [strip, ld]

@@ -57,7 +57,7 @@ inline void copy_over(char* to, const char* from, int64_t n) {
 }
 
 // First pixel of the filter window at output (n, oh, ow)
-const char* window_corner(const BinaryConv2d& p, int64_t n, int64_t oh, int64_t ow) {
+const char* window_corner(const ConvPlan& p, int64_t n, int64_t oh, int64_t ow) {
   const ConvGeometry& g = p.geometry;
   const int64_t row = n * (g.H + 2 * g.pad_h) + oh * g.stride_h;
   return p.image + (row * (g.W + 2 * g.pad_w) + ow * g.stride_w) * p.pixel_bytes;
@@ -67,8 +67,8 @@ const char* window_corner(const BinaryConv2d& p, int64_t n, int64_t oh, int64_t 
 // memory. Each copy overruns into the next one's place; the bits past the last are cleared. kPiece: its bytes, or 0 if
 // known at run time.
 template <int kPiece>
-void gather_pieces(const BinaryConv2d& p, int64_t offset, int64_t pieces, int64_t piece_bytes, int64_t step,
-                   int64_t first, int64_t count, uint64_t* windows) {
+void gather_pieces(const ConvPlan& p, int64_t offset, int64_t pieces, int64_t piece_bytes, int64_t step, int64_t first,
+                   int64_t count, uint64_t* windows) {
   const ConvGeometry& g = p.geometry;
   const int64_t bytes = kPiece != 0 ? kPiece : piece_bytes;
   const int64_t row_step = g.dilation_h * (g.W + 2 * g.pad_w) * p.pixel_bytes;
@@ -86,7 +86,7 @@ void gather_pieces(const BinaryConv2d& p, int64_t offset, int64_t pieces, int64_
   });
 }
 
-void gather_bits(const BinaryConv2d& p, int64_t group, int64_t first, int64_t count, uint64_t* windows) {
+void gather_bits(const ConvPlan& p, int64_t group, int64_t first, int64_t count, uint64_t* windows) {
   const ConvGeometry& g = p.geometry;
   for_each_run(g, first, count, [&](int64_t n, int64_t oh, int64_t ow, int64_t run) {
     const auto* corner = reinterpret_cast<const uint64_t*>(window_corner(p, n, oh, ow));
@@ -105,7 +105,7 @@ void gather_bits(const BinaryConv2d& p, int64_t group, int64_t first, int64_t co
 
 }  // namespace
 
-void fill_image_row(const BinaryConv2d& p, int64_t row) {
+void fill_image_row(const ConvPlan& p, int64_t row) {
   const ConvGeometry& g = p.geometry;
   const int64_t height = g.H + 2 * g.pad_h, n = row / height, h = row % height - g.pad_h;
   const int64_t pad = g.pad_w * p.pixel_bytes, inside = g.W * p.pixel_bytes;
@@ -129,7 +129,7 @@ void fill_image_row(const BinaryConv2d& p, int64_t row) {
   }
 }
 
-void gather_windows(const BinaryConv2d& p, int64_t group, int64_t first, int64_t count, uint64_t* windows) {
+void gather_windows(const ConvPlan& p, int64_t group, int64_t first, int64_t count, uint64_t* windows) {
   const ConvGeometry& g = p.geometry;
   if (g.Cg() % 8 != 0) return gather_bits(p, group, first, count, windows);
   const int64_t tap = g.Cg() / 8, offset = group * tap;
@@ -145,7 +145,7 @@ void gather_windows(const BinaryConv2d& p, int64_t group, int64_t first, int64_t
   }
 }
 
-void base_rows(const BinaryConv2d& p, int64_t first, int64_t count, const int32_t** base) {
+void base_rows(const ConvPlan& p, int64_t first, int64_t count, const int32_t** base) {
   if (!p.border_sums) {
     std::fill_n(base, count, p.base);
     return;
@@ -156,14 +156,14 @@ void base_rows(const BinaryConv2d& p, int64_t first, int64_t count, const int32_
   });
 }
 
-void pack_filter(const BinaryConv2d& p, const uint64_t* filter, uint64_t* row) {
+void pack_filter(const ConvPlan& p, const uint64_t* filter, uint64_t* row) {
   const ConvGeometry& g = p.geometry;
   BitWriter writer(row);
   for (int64_t t = 0; t < g.taps(); ++t, filter += g.Lg()) writer.append_cut(filter, 0, g.Cg());
   writer.flush();
 }
 
-void slice_tap(const BinaryConv2d& p, int64_t i) {
+void slice_tap(const ConvPlan& p, int64_t i) {
   const ConvGeometry& g = p.geometry;
   const int64_t m = i / g.taps(), t = i % g.taps();
   uint64_t* slice = p.panels + i * g.L();

@@ -26,21 +26,21 @@ void for_each_run(const ConvGeometry& g, int64_t first, int64_t count, F&& f) {
 inline constexpr int64_t kCopySlack = 64;
 
 // Row `row` of the padded image copy, of N * (H + 2 pad).
-void fill_image_row(const BinaryConv2d& p, int64_t row);
+void fill_image_row(const ConvPlan& p, int64_t row);
 
 // Filter windows of `count` output pixels, taps concatenated bit by bit: [count, row_words].
-void gather_windows(const BinaryConv2d& p, int64_t group, int64_t first, int64_t count, uint64_t* windows);
+void gather_windows(const ConvPlan& p, int64_t group, int64_t first, int64_t count, uint64_t* windows);
 
 // Row of p.base for each of `count` output pixels.
-void base_rows(const BinaryConv2d& p, int64_t first, int64_t count, const int32_t** base);
+void base_rows(const ConvPlan& p, int64_t first, int64_t count, const int32_t** base);
 
 // One filter [taps, Lg] in the same form: [row_words].
-void pack_filter(const BinaryConv2d& p, const uint64_t* filter, uint64_t* row);
+void pack_filter(const ConvPlan& p, const uint64_t* filter, uint64_t* row);
 
 // Depthwise filters for one (multiplier, tap): slice i of panels.
-void slice_tap(const BinaryConv2d& p, int64_t i);
+void slice_tap(const ConvPlan& p, int64_t i);
 
 // dot [count, ld] of a depthwise convolution, 64 channels a word at once.
-void depthwise_rows(const BinaryConv2d& p, int64_t first, int64_t count, int32_t* dot);
+void depthwise_rows(const ConvPlan& p, int64_t first, int64_t count, int32_t* dot);
 
 }  // namespace bnn::cpu

@@ -28,7 +28,7 @@ struct Pixel {
 
 // Mismatches of word l with a slice of the filters. Taps outside are left out for pad_value 0.
 template <int kPlanes>
-Counters<kPlanes> count_taps(const BinaryConv2d& p, const Pixel& px, int64_t l, const uint64_t* slice) {
+Counters<kPlanes> count_taps(const ConvPlan& p, const Pixel& px, int64_t l, const uint64_t* slice) {
   const ConvGeometry& g = p.geometry;
   Counters<kPlanes> counters;
   const int64_t L = g.L(), step = g.dilation_w * L, row_step = g.dilation_h * g.W * L;
@@ -46,7 +46,7 @@ Counters<kPlanes> count_taps(const BinaryConv2d& p, const Pixel& px, int64_t l, 
 
 // dot [K] of one pixel; filter c * multiplier + m reads channel c.
 template <int kPlanes>
-void pixel_dots(const BinaryConv2d& p, const Pixel& px, int32_t* dot) {
+void pixel_dots(const ConvPlan& p, const Pixel& px, int32_t* dot) {
   const ConvGeometry& g = p.geometry;
   const Ukernels& k = ukernels();
   const int64_t multiplier = g.Kg();
@@ -69,7 +69,7 @@ void pixel_dots(const BinaryConv2d& p, const Pixel& px, int32_t* dot) {
 
 }  // namespace
 
-void depthwise_rows(const BinaryConv2d& p, int64_t first, int64_t count, int32_t* dot) {
+void depthwise_rows(const ConvPlan& p, int64_t first, int64_t count, int32_t* dot) {
   const ConvGeometry& g = p.geometry;
   for_each_run(g, first, count, [&](int64_t n, int64_t oh, int64_t ow, int64_t run) {
     const int64_t h = oh * g.stride_h - g.pad_h, w = ow * g.stride_w - g.pad_w;

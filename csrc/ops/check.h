@@ -8,6 +8,7 @@
 #include <string>
 
 #include "bnn/span.h"
+#include "ops/device.h"
 
 // One message format, the same as in bnn/ops: "bnn::binary_conv2d: groups must be a divisor of ..., got 3".
 
@@ -81,31 +82,45 @@ inline bool is_float_type(ScalarType t) {
   return t == ScalarType::Float || t == ScalarType::BFloat16 || t == ScalarType::Half;
 }
 
-inline void check_cpu(const char* op, const char* argument, const Tensor& t) {
-  BNN_CHECK(t.is_cpu(), op, argument, "on cpu, where x is", "another device");
+// x: the op's first tensor, whose device decides where the op runs
+inline void check_device(const char* op, const char* argument, const Tensor& t, const Tensor& x) {
+  BNN_CHECK(same_device(t, x), op, argument, text("on ", device_text(x), ", where x is"), device_text(t));
 }
 
-inline void check_float(const char* op, const char* argument, const Tensor& t) {
+inline void check_float(const char* op, const char* argument, const Tensor& t, const Tensor& x) {
   BNN_CHECK(is_float_type(t.scalar_type()), op, argument, "float32, bfloat16 or float16", dtype_text(t));
-  check_cpu(op, argument, t);
+  check_device(op, argument, t, x);
 }
 
-// [N, C, H, W] or [M, C]
-inline void check_rows(const char* op, const char* argument, const Tensor& t) {
-  BNN_CHECK(t.dim() == 2 || t.dim() == 4, op, argument, "[N, C, H, W] or [M, C]", shape_text(t));
-  check_float(op, argument, t);
+// CUDA kernels count rows (pixels) in 32 bits.
+template <class... Factors>
+void check_row_count(const char* op, const char* argument, const Tensor& x, Factors... factors) {
+  if (!on_cuda(x)) return;
+  int64_t rows = 1;
+  const bool overflow = (__builtin_mul_overflow(rows, static_cast<int64_t>(factors), &rows) || ...);
+  BNN_CHECK(!overflow && rows <= kMaxCudaRows, op, argument, text("of at most ", kMaxCudaRows, " pixels on CUDA"),
+            overflow ? "more" : text(rows));
+}
+
+// x [N, C, H, W] or [M, C]
+inline void check_rows(const char* op, const char* argument, const Tensor& x) {
+  BNN_CHECK(x.dim() == 2 || x.dim() == 4, op, argument, "[N, C, H, W] or [M, C]", shape_text(x));
+  check_float(op, argument, x, x);
+  check_row_count(op, argument, x, x.size(0), x.dim() == 4 ? x.size(2) : 1, x.dim() == 4 ? x.size(3) : 1);
 }
 
 // int64 words of `dims` dimensions (0: 2 or 4), the last ceil(channels / 64)
-inline void check_words(const char* op, const char* argument, const Tensor& t, int64_t channels, int64_t dims) {
+inline void check_words(const char* op, const char* argument, const Tensor& t, int64_t channels, int64_t dims,
+                        const Tensor& x) {
   const bool fits = dims == 0 ? t.dim() == 2 || t.dim() == 4 : t.dim() == dims;
   BNN_CHECK(fits, op, argument, dims == 0 ? "of 2 dimensions or of 4 dimensions" : text("of ", dims, " dimensions"),
             shape_text(t));
   BNN_CHECK(t.scalar_type() == ScalarType::Long, op, argument, "int64 words", dtype_text(t));
-  check_cpu(op, argument, t);
+  check_device(op, argument, t, x);
   BNN_CHECK(channels > 0, op, "the channel count", "positive", text(channels));
   const int64_t L = channels / 64 + (channels % 64 != 0);
   BNN_CHECK(t.size(t.dim() - 1) == L, op, argument, text("[..., ", L, "] for ", channels, " channels"), shape_text(t));
+  check_row_count(op, argument, x, t.size(0), t.dim() == 4 ? t.size(1) : 1, t.dim() == 4 ? t.size(2) : 1);
 }
 
 inline void check_shape(const char* op, const char* argument, const Tensor& t,

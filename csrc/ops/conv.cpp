@@ -2,8 +2,9 @@
 
 #include <limits>
 
+#include "cpu/isa.h"
 #include "ops/check.h"
-#include "ops/parallel.h"
+#include "ops/run.h"
 
 namespace bnn::ops {
 namespace {
@@ -30,10 +31,29 @@ int64_t out_size(const char* op, const char* name, int64_t in, int64_t filter, i
   return conv_out_size(in, filter, stride, pad, dilation);
 }
 
+void run_on_cpu(const BinaryConv2d& problem) {
+  const ConvGeometry& g = problem.geometry;
+  cpu::ConvPlan p = cpu::binary_conv2d_plan(problem);
+  const int64_t image = cpu::image_words(p), panels = cpu::panels_words(p), need = cpu::scratch_words(p);
+  BNN_CHECK(image >= 0, "binary_conv2d", "padding", "small enough to address the padded image",
+            text("[", g.pad_h, ", ", g.pad_w, "]"));
+  p.panels = scratch<Slot::call>(panels + image + ceil_div(cpu::base_size(p), 2));
+  p.image = reinterpret_cast<char*>(p.panels + panels);
+  p.base = reinterpret_cast<int32_t*>(p.panels + panels + image);
+  const int64_t rows = cpu::image_rows(p), units = cpu::filter_units(p);
+  if (rows > 0) {
+    parallel(rows, image / rows, [&](int64_t begin, int64_t end) { cpu::binary_conv2d_image(p, begin, end); });
+  }
+  parallel(units, panels / units * 4,
+           [&](int64_t begin, int64_t end) { cpu::binary_conv2d_filters(p, begin, end, scratch<Slot::thread>(need)); });
+  parallel(g.pixels(), panels / 8 + g.K,
+           [&](int64_t begin, int64_t end) { cpu::binary_conv2d(p, begin, end, scratch<Slot::thread>(need)); });
+}
+
 }  // namespace
 
-ConvGeometry conv_geometry(const char* op, const std::vector<int64_t>& image, const std::vector<int64_t>& filters,
-                           const ConvArguments& a) {
+ConvGeometry conv_geometry(const char* op, const Tensor& x, const std::vector<int64_t>& image,
+                           const std::vector<int64_t>& filters, const ConvArguments& a) {
   BNN_CHECK(a.in_channels > 0 && a.in_channels <= kMaxSize, op, "in_channels", "positive", text(a.in_channels));
   check_pair(op, "stride", a.stride, 1);
   check_pair(op, "padding", a.padding, 0);
@@ -56,31 +76,36 @@ ConvGeometry conv_geometry(const char* op, const std::vector<int64_t>& image, co
   const bool overflow = __builtin_mul_overflow(g.taps(), g.Cg(), &bits);
   BNN_CHECK(!overflow && bits <= kMaxBits, op, "weight", text("of at most ", kMaxBits, " products an output"),
             text(g.R, " x ", g.S, " x ", g.Cg()));
+  check_row_count(op, "the output", x, g.N, g.OH, g.OW);
   return g;
 }
 
-void run_conv(const ConvGeometry& geometry, const Tensor& x, const Tensor& weight, const Epilogue& epilogue) {
+void run_conv(const char* op, const ConvGeometry& geometry, const Tensor& x, const Tensor& weight,
+              const Epilogue& epilogue) {
   if (geometry.pixels() == 0 || geometry.K == 0) return;
+  const BinaryConv2d p{geometry, static_cast<const uint64_t*>(x.const_data_ptr()),
+                       static_cast<const uint64_t*>(weight.const_data_ptr()), epilogue};
+  run(
+      op, x, [&] { run_on_cpu(p); },
+      [&](const cuda::Stream& stream) {
+        const Tensor workspace = empty({cuda::binary_conv2d_workspace(p, stream)}, ScalarType::Byte, x);
+        return cuda::binary_conv2d(p, workspace.mutable_data_ptr(), stream);
+      });
+}
+
+std::string conv_route(const char* op, const ConvGeometry& geometry, const Tensor& x, bool words) {
   BinaryConv2d p;
   p.geometry = geometry;
-  p.x = static_cast<const uint64_t*>(x.const_data_ptr());
-  p.weight = static_cast<const uint64_t*>(weight.const_data_ptr());
-  p.epilogue = epilogue;
-  cpu::binary_conv2d_plan(p);
-  const int64_t image = cpu::image_words(p), panels = cpu::panels_words(p), need = cpu::scratch_words(p);
-  BNN_CHECK(image >= 0, "binary_conv2d", "padding", "small enough to address the padded image",
-            text("[", geometry.pad_h, ", ", geometry.pad_w, "]"));
-  p.panels = scratch<Slot::call>(panels + image + ceil_div(cpu::base_size(p), 2));
-  p.image = reinterpret_cast<char*>(p.panels + panels);
-  p.base = reinterpret_cast<int32_t*>(p.panels + panels + image);
-  const int64_t rows = cpu::image_rows(p), units = cpu::filter_units(p);
-  if (rows > 0) {
-    parallel(rows, image / rows, [&](int64_t begin, int64_t end) { cpu::binary_conv2d_image(p, begin, end); });
-  }
-  parallel(units, panels / units * 4,
-           [&](int64_t begin, int64_t end) { cpu::binary_conv2d_filters(p, begin, end, scratch<Slot::thread>(need)); });
-  parallel(geometry.pixels(), panels / 8 + geometry.K,
-           [&](int64_t begin, int64_t end) { cpu::binary_conv2d(p, begin, end, scratch<Slot::thread>(need)); });
+  uint64_t some = 0;
+  if (words) p.epilogue.words = &some;
+  std::string name;
+  run(
+      op, x, [&] { name = cpu::isa_name(cpu::isa_current()); },
+      [&](const cuda::Stream& stream) {
+        name = cuda::binary_conv2d_route(p, stream);
+        return 0;
+      });
+  return name;
 }
 
 }  // namespace bnn::ops

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "bnn/binary_conv2d.h"
@@ -17,11 +18,15 @@ struct ConvArguments {
   int64_t pad_value;
 };
 
-// Sizes of a convolution of `image` (N, H, W) with `filters` (K, R, S), every argument checked.
-ConvGeometry conv_geometry(const char* op, const std::vector<int64_t>& image, const std::vector<int64_t>& filters,
-                           const ConvArguments& a);
+// Sizes of a convolution of x, an `image` of (N, H, W), with `filters` of (K, R, S), every argument checked.
+ConvGeometry conv_geometry(const char* op, const Tensor& x, const std::vector<int64_t>& image,
+                           const std::vector<int64_t>& filters, const ConvArguments& a);
 
 // Contiguous words x [N, H, W, L], weight [K, R, S, Lg]; output rows leave through the epilogue.
-void run_conv(const ConvGeometry& geometry, const Tensor& x, const Tensor& weight, const Epilogue& epilogue);
+void run_conv(const char* op, const ConvGeometry& geometry, const Tensor& x, const Tensor& weight,
+              const Epilogue& epilogue);
+
+// What run_conv runs on: an instruction set or the name of a CUDA kernel. words: the epilogue writes words.
+std::string conv_route(const char* op, const ConvGeometry& geometry, const Tensor& x, bool words);
 
 }  // namespace bnn::ops

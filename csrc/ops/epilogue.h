@@ -26,7 +26,7 @@ struct FusedOutputs {
   std::vector<Tensor> held;
 };
 
-// shape [N, K, OH, OW] or [M, K]
-FusedOutputs make_fused(const char* op, const std::vector<int64_t>& shape, const FusedArguments& a);
+// shape [N, K, OH, OW] or [M, K], on the device of x
+FusedOutputs make_fused(const char* op, const Tensor& x, const std::vector<int64_t>& shape, const FusedArguments& a);
 
 }  // namespace bnn::ops

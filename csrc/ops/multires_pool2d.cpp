@@ -1,11 +1,9 @@
 #include "bnn/multires_pool2d.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <algorithm>
 
 #include "ops/check.h"
-#include "ops/parallel.h"
+#include "ops/run.h"
 #include "ops/tensor.h"
 
 namespace bnn::ops {
@@ -24,7 +22,8 @@ Tensor in_format(const Tensor& x, MemoryFormat format) {
 
 Tensor empty_like(const Tensor& x, int64_t h, int64_t w, MemoryFormat format) {
   const std::vector<int64_t> shape{x.size(0), x.size(1), h, w};
-  return format == MemoryFormat::ChannelsLast ? empty_rows(shape, x.scalar_type()) : empty(shape, x.scalar_type());
+  return format == MemoryFormat::ChannelsLast ? empty_rows(shape, x.scalar_type(), x)
+                                              : empty(shape, x.scalar_type(), x);
 }
 
 // Planes of images [N, C, H, W] in the given format
@@ -39,13 +38,29 @@ MultiresPool2d planes_of(int64_t N, int64_t C, int64_t H, int64_t W, MemoryForma
   return p;
 }
 
-template <class Kernel>
-void run(MultiresPool2d& p, Kernel kernel) {
-  cpu::multires_pool2d_plan(p);
-  const int64_t words = ceil_div(cpu::multires_pool2d_scratch(p), 2);
-  parallel(p.units(), p.H * p.W * p.block, [&](int64_t begin, int64_t end) {
-    kernel(p, begin, end, reinterpret_cast<float*>(scratch<Slot::thread>(words)));
-  });
+// x [N, C, H, W] or what has these sizes: what CUDA kernels can count
+void check_count(const char* op, const char* argument, const Tensor& x, int64_t H, int64_t W) {
+  check_row_count(op, argument, x, x.size(0), x.size(1), H);
+  check_row_count(op, argument, x, H, H + 2);
+  check_row_count(op, argument, x, W, W + 2);
+}
+
+struct PoolKernel {
+  void (*cpu)(const MultiresPool2d&, int64_t unit_begin, int64_t unit_end, float* scratch);
+  cuda::Status (*cuda)(const MultiresPool2d&, const cuda::Stream&);
+};
+
+void run_pool(const char* op, const Tensor& x, PoolKernel kernel, MultiresPool2d& p) {
+  run(
+      op, x,
+      [&] {
+        cpu::multires_pool2d_plan(p);
+        const int64_t words = ceil_div(cpu::multires_pool2d_scratch(p), 2);
+        parallel(p.units(), p.H * p.W * p.block, [&](int64_t begin, int64_t end) {
+          kernel.cpu(p, begin, end, reinterpret_cast<float*>(scratch<Slot::thread>(words)));
+        });
+      },
+      [&](const cuda::Stream& stream) { return kernel.cuda(p, stream); });
 }
 
 }  // namespace
@@ -54,8 +69,9 @@ void run(MultiresPool2d& p, Kernel kernel) {
 std::vector<Tensor> multires_pool2d(const Tensor& x, std::vector<int64_t> sizes) {
   const char* op = "multires_pool2d";
   BNN_CHECK(x.dim() == 4, op, "x", "[N, C, H, W]", shape_text(x));
-  check_float(op, "x", x);
+  check_float(op, "x", x, x);
   BNN_CHECK(!sizes.empty() && sizes.size() % 2 == 0, op, "sizes", "at least one (h, w) pair", list_text(sizes));
+  check_count(op, "x", x, x.size(2), x.size(3));
   const MemoryFormat format = format_of(x);
   std::vector<Tensor> outputs;
   for (size_t i = 0; i < sizes.size(); i += 2) {
@@ -69,7 +85,7 @@ std::vector<Tensor> multires_pool2d(const Tensor& x, std::vector<int64_t> sizes)
   MultiresPool2d p = planes_of(x.size(0), x.size(1), x.size(2), x.size(3), format);
   p.x = span_of(input);
   for (const Tensor& y : outputs) p.levels.push_back({y.size(2), y.size(3), mutable_span_of(y), {}, {}});
-  run(p, cpu::multires_pool2d);
+  run_pool(op, x, BNN_KERNEL(multires_pool2d), p);
   return outputs;
 }
 
@@ -79,11 +95,15 @@ Tensor multires_pool2d_backward(std::vector<Tensor> grads, int64_t H, int64_t W)
   BNN_CHECK(!grads.empty(), op, "grads", "at least one tensor", "none");
   const Tensor& first = grads[0];
   BNN_CHECK(first.dim() == 4, op, "grads", "[N, C, h, w]", shape_text(first));
+  check_count(op, "grads", first, H, W);
+  const auto count = static_cast<int64_t>(grads.size());
+  BNN_CHECK(!on_cuda(first) || count <= cuda::kMaxPoolLevels, op, "grads",
+            text("at most ", cuda::kMaxPoolLevels, " tensors on CUDA"), text(count));
   const MemoryFormat format = format_of(first);
   for (Tensor& grad : grads) {
     BNN_CHECK(grad.dim() == 4 && grad.size(0) == first.size(0) && grad.size(1) == first.size(1), op, "grads",
               text("[", first.size(0), ", ", first.size(1), ", h, w]"), shape_text(grad));
-    check_float(op, "grads", grad);
+    check_float(op, "grads", grad, first);
     BNN_CHECK(grad.scalar_type() == first.scalar_type(), op, "grads", "of one dtype", dtype_text(grad));
     BNN_CHECK(grad.size(2) >= 1 && grad.size(2) <= H && grad.size(3) >= 1 && grad.size(3) <= W, op, "grads",
               text("between (1, 1) and the input's (", H, ", ", W, ")"), shape_text(grad));
@@ -97,13 +117,13 @@ Tensor multires_pool2d_backward(std::vector<Tensor> grads, int64_t H, int64_t W)
     p.levels.push_back(
         {grad.size(2), grad.size(3), {const_cast<void*>(grad.const_data_ptr()), p.grad_x.dtype}, {}, {}});
   }
-  run(p, cpu::multires_pool2d_backward);
+  run_pool(op, first, BNN_KERNEL(multires_pool2d_backward), p);
   return grad_x;
 }
 
 }  // namespace bnn::ops
 
-STABLE_TORCH_LIBRARY_IMPL(bnn, CPU, m) {
+BNN_REGISTER(m) {
   m.impl("multires_pool2d", TORCH_BOX(&bnn::ops::multires_pool2d));
   m.impl("multires_pool2d_backward", TORCH_BOX(&bnn::ops::multires_pool2d_backward));
 }

@@ -60,12 +60,14 @@ inline int64_t row_count(const Tensor& t) {  // of [N, C, H, W] or [M, C]
   return t.dim() == 4 ? t.size(0) * t.size(2) * t.size(3) : t.size(0);
 }
 
-// Straight to the allocator: torch::stable::empty looks its op up by name, which costs microseconds.
-inline Tensor empty_strided(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides, ScalarType dtype) {
+// On x's device. Straight to the allocator: torch::stable::empty looks its op up by name, which costs microseconds.
+inline Tensor empty_strided(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides, ScalarType dtype,
+                            const Tensor& x) {
   const auto type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  const int32_t device = x.is_cuda() ? aoti_torch_device_type_cuda() : aoti_torch_device_type_cpu();
   AtenTensorHandle handle = nullptr;
   const auto error = aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), type,
-                                              aoti_torch_device_type_cpu(), 0, &handle);
+                                              device, std::max(0, x.get_device_index()), &handle);
   if (error != TORCH_SUCCESS) throw std::runtime_error("bnn: no memory for an output of shape " + list_text(shape));
   return Tensor(handle);
 }
@@ -83,14 +85,14 @@ inline std::vector<int64_t> strides_in(const std::vector<int64_t>& shape, const 
   return strides;
 }
 
-inline Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype) {
+inline Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& x) {
   static const std::vector<int64_t> orders[] = {{}, {0}, {1, 0}, {2, 1, 0}, {3, 2, 1, 0}};
-  return empty_strided(shape, strides_in(shape, orders[shape.size()]), dtype);
+  return empty_strided(shape, strides_in(shape, orders[shape.size()]), dtype, x);
 }
 
 // [N, C, H, W] (or [M, C]) with channels innermost
-inline Tensor empty_rows(const std::vector<int64_t>& shape, ScalarType dtype) {
-  return shape.size() == 4 ? empty_strided(shape, strides_in(shape, {1, 3, 2, 0}), dtype) : empty(shape, dtype);
+inline Tensor empty_rows(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& x) {
+  return shape.size() == 4 ? empty_strided(shape, strides_in(shape, {1, 3, 2, 0}), dtype, x) : empty(shape, dtype, x);
 }
 
 // [N, C, H, W] -> [N, H, W, last], [M, C] -> [M, last]
@@ -104,13 +106,14 @@ inline std::vector<int64_t> shape_of(const Tensor& t) {
   return {sizes.begin(), sizes.end()};
 }
 
-// Contiguous float32 [channels], or nothing.
+// Contiguous float32 [channels] beside x, or nothing.
 class ChannelVector {
  public:
-  ChannelVector(const char* op, const char* argument, const std::optional<Tensor>& t, int64_t channels) {
+  ChannelVector(const char* op, const char* argument, const std::optional<Tensor>& t, int64_t channels,
+                const Tensor& x) {
     if (!t) return;
     check_shape(op, argument, *t, {channels});
-    check_float(op, argument, *t);
+    check_float(op, argument, *t, x);
     held_ = dense(t->scalar_type() == ScalarType::Float ? *t : torch::stable::to(*t, ScalarType::Float));
   }
 

@@ -80,9 +80,9 @@ std::vector<int32_t> reference(const BinaryConv2d& p) {
   return out;
 }
 
-std::vector<int32_t> kernels(BinaryConv2d p) {
+std::vector<int32_t> kernels(const BinaryConv2d& problem) {
+  cpu::ConvPlan p = cpu::binary_conv2d_plan(problem);
   const ConvGeometry& g = p.geometry;
-  cpu::binary_conv2d_plan(p);
   std::vector<uint64_t> image(cpu::image_words(p)), panels(cpu::panels_words(p)), scratch(cpu::scratch_words(p));
   std::vector<int32_t> base(cpu::base_size(p)), sums(g.pixels() * g.K);
   p.image = reinterpret_cast<char*>(image.data());

@@ -157,10 +157,12 @@ def test_matrices_as_input():
 
 def test_backend_report():
     packed = bnn.pack(make("reactnet_tiny"))
-    rows = packed.backend_report()
-    assert len(rows) == len(packed.steps)
-    assert {r["kernel"] for r in rows if r["kind"] == "PackedBinaryConv2d"} == {bnn.isa.current()}
-    assert {r["kernel"] for r in rows if not r["kind"].startswith("PackedBinary")} == {"torch"}
+    for rows in (packed.backend_report(), packed.backend_report(torch.randn(2, 3, 32, 32))):
+        assert len(rows) == len(packed.steps)
+        assert {r["kernel"] for r in rows if r["kind"] == "PackedBinaryConv2d"} == {bnn.isa.current()}
+        assert {r["kernel"] for r in rows if not r["kind"].startswith("PackedBinary")} == {"torch"}
+    packed.to("meta")
+    assert {r["kernel"] for r in packed.backend_report() if r["kind"] == "PackedBinaryConv2d"} == {"reference"}
 
 
 class Names(nn.Module):

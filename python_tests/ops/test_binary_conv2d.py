@@ -6,7 +6,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
-from checks import channels_innermost, compiles, meta_agrees, opcheck, refused
+from checks import channels_innermost, compiles, meta_agrees, opcheck, opcheck_text, refused
 from inputs import as_numpy, bits_equal, floats, rng, words
 from shapes import CONVS, CORNER_CONVS, Conv, convs
 
@@ -136,6 +136,14 @@ def test_opcheck(endpoint_isa):
     for residual, flag, dtype in ((None, False, None), ("bfloat16", True, torch.bfloat16)):
         tail = epilogue_arguments(4, shape, rng(12), residual, flag, flag, special=0.0)
         opcheck(fused, x, weight, 66, *case.geometry, *tail, dtype)
+
+
+def test_route(endpoint_isa):
+    case = Conv(2, 66, 4, 5, 4, 3, 2, (2, 1), (1, 1), (1, 2), 2, -1)
+    x, weight = operands(case, rng(11))
+    opcheck_text(torch.ops.bnn.binary_conv2d_route.default, x, weight, 66, *case.geometry, True)
+    expected = "integer units" if endpoint_isa.startswith(("emulated", "cuda")) else endpoint_isa
+    assert ops.binary_conv2d_route(x, weight, 66, *case.geometry) == expected
 
 
 def test_meta_and_empty(endpoint_isa):

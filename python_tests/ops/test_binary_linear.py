@@ -6,7 +6,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
-from checks import compiles, meta_agrees, opcheck, refused
+from checks import compiles, meta_agrees, opcheck, opcheck_text, refused
 from inputs import as_numpy, bits_equal, floats, rng, words
 from shapes import linears
 
@@ -73,6 +73,13 @@ def test_opcheck(endpoint_isa):
     for residual, flag, dtype in ((None, False, None), ("float16", True, torch.float32)):
         tail = epilogue_arguments(3, 4, rng(7), residual, flag, flag, special=0.0)
         opcheck(torch.ops.bnn.binary_linear_fused.default, x, weight, 65, *tail, dtype)
+
+
+def test_route(endpoint_isa):
+    x, weight = words((3,), 65, rng(5)), words((4,), 65, rng(6))
+    opcheck_text(torch.ops.bnn.binary_linear_route.default, x, weight, 65, True)
+    expected = "few rows" if endpoint_isa.startswith(("emulated", "cuda")) else endpoint_isa
+    assert ops.binary_linear_route(x, weight, 65) == expected
 
 
 def test_meta_and_empty(endpoint_isa):

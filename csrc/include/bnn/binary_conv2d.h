@@ -4,9 +4,20 @@
 #include <vector>
 
 #include "bnn/conv_geometry.h"
+#include "bnn/cuda.h"
 #include "bnn/epilogue.h"
 
 namespace bnn {
+
+// Output rows are pixels of [N, OH, OW]; they leave through the epilogue.
+struct BinaryConv2d {
+  ConvGeometry geometry;
+  const uint64_t* x = nullptr;       // [N, H, W, L]
+  const uint64_t* weight = nullptr;  // [K, R, S, Lg]
+  Epilogue epilogue;
+};
+
+namespace cpu {
 
 // Output positions fall into classes by which filter rows (or columns) lie inside the image.
 struct BorderClasses {
@@ -21,13 +32,7 @@ struct BorderClasses {
 // dot = bits - 2 mismatches. With pad_value 0 a tap outside must count 0, but its words say +1: the sum over its
 // channels of w is taken off. That makes the start of the sum depend on the border class: base[class][k] = bits - sum
 // of w over taps outside.
-struct BinaryConv2d {
-  ConvGeometry geometry;
-  const uint64_t* x = nullptr;       // [N, H, W, L]
-  const uint64_t* weight = nullptr;  // [K, R, S, Lg]
-  Epilogue epilogue;
-
-  // Set by binary_conv2d_plan.
+struct ConvPlan : BinaryConv2d {
   BorderClasses rows, columns;
   int64_t row_words = 0;     // words of one filter window, taps concatenated without gaps
   int64_t group_panels = 0;  // panels of 16 filters per group
@@ -36,29 +41,39 @@ struct BinaryConv2d {
   int64_t pixel_bytes = 0;   // of the image copy: ceil(C / 8) where that keeps groups on bytes, else 8 L; 0: x as it is
   bool border_sums = false;  // base depends on the class
 
-  // Workspace
+  // Workspace, brought by the caller
   char* image = nullptr;       // [N, H + 2 pad, W + 2 pad, pixel_bytes], filled with the bits of pad_value outside
   uint64_t* panels = nullptr;  // [G, group_panels, row_words, 16]; depthwise: slices [K / C, taps, L]
   int32_t* base = nullptr;     // [row classes, column classes, ld], one class without border_sums
 };
 
-namespace cpu {
-
 // Sizes and border classes. Allocates; everything after it works in memory that the caller brings.
-void binary_conv2d_plan(BinaryConv2d& p);
+ConvPlan binary_conv2d_plan(const BinaryConv2d& problem);
 
-int64_t image_rows(const BinaryConv2d& p);    // rows of the image copy, 0 where there is none
-int64_t image_words(const BinaryConv2d& p);   // with slack for reads past the end; -1: too large to count
-int64_t filter_units(const BinaryConv2d& p);  // panels or slices
-int64_t panels_words(const BinaryConv2d& p);
-int64_t base_size(const BinaryConv2d& p);      // int32 elements
-int64_t scratch_words(const BinaryConv2d& p);  // per thread
+int64_t image_rows(const ConvPlan& p);    // rows of the image copy, 0 where there is none
+int64_t image_words(const ConvPlan& p);   // with slack for reads past the end; -1: too large to count
+int64_t filter_units(const ConvPlan& p);  // panels or slices
+int64_t panels_words(const ConvPlan& p);
+int64_t base_size(const ConvPlan& p);      // int32 elements
+int64_t scratch_words(const ConvPlan& p);  // per thread
 
-void binary_conv2d_image(const BinaryConv2d& p, int64_t row_begin, int64_t row_end);
-void binary_conv2d_filters(const BinaryConv2d& p, int64_t unit_begin, int64_t unit_end, uint64_t* scratch);
+void binary_conv2d_image(const ConvPlan& p, int64_t row_begin, int64_t row_end);
+void binary_conv2d_filters(const ConvPlan& p, int64_t unit_begin, int64_t unit_end, uint64_t* scratch);
 
 // Output pixels [begin, end) of N * OH * OW
-void binary_conv2d(const BinaryConv2d& p, int64_t begin, int64_t end, uint64_t* scratch);
+void binary_conv2d(const ConvPlan& p, int64_t begin, int64_t end, uint64_t* scratch);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// Bytes that the chosen route needs beside its operands.
+int64_t binary_conv2d_workspace(const BinaryConv2d& p, const Stream& stream);
+
+Status binary_conv2d(const BinaryConv2d& p, void* workspace, const Stream& stream);
+
+// Name of the kernel that binary_conv2d launches.
+const char* binary_conv2d_route(const BinaryConv2d& p, const Stream& stream);
+
+}  // namespace cuda
 }  // namespace bnn

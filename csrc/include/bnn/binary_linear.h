@@ -3,6 +3,8 @@
 #include <cstdint>
 
 #include "bnn/bits.h"
+#include "bnn/cuda.h"
+#include "bnn/epilogue.h"
 
 namespace bnn {
 
@@ -12,7 +14,7 @@ struct BinaryLinear {
   const uint64_t* x = nullptr;       // [M, L]
   const uint64_t* weight = nullptr;  // [K, L]
   int64_t M = 0, K = 0, C = 0;
-  int32_t* dot = nullptr;  // [M, K]
+  int32_t* dot = nullptr;  // [M, K], CPU only: on CUDA the epilogue takes the products from registers
 };
 
 inline constexpr int64_t kFewRows = 4;
@@ -23,4 +25,11 @@ namespace cpu {
 void binary_linear(const BinaryLinear& p, int64_t begin, int64_t end);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// M at most kFewRows
+Status binary_linear(const BinaryLinear& p, const Epilogue& epilogue, const Stream& stream);
+
+}  // namespace cuda
 }  // namespace bnn

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "bnn/bits.h"
+#include "bnn/cuda.h"
 #include "bnn/span.h"
 
 namespace bnn {
@@ -28,4 +29,11 @@ void bitpack(const Bitpack& p, int64_t row_begin, int64_t row_end);
 void bitunpack(const Bitunpack& p, int64_t row_begin, int64_t row_end);
 
 }  // namespace cpu
+
+namespace cuda {
+
+Status bitpack(const Bitpack& p, int64_t rows, const Stream& stream);
+Status bitunpack(const Bitunpack& p, int64_t rows, const Stream& stream);
+
+}  // namespace cuda
 }  // namespace bnn

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "bnn/bits.h"
+#include "bnn/cuda.h"
 #include "bnn/span.h"
 
 namespace bnn {
@@ -17,13 +18,13 @@ struct MultiresPool2d {
   struct Level {
     int64_t h = 0, w = 0;
     Span data;                        // [planes, h, w, E]: written forward, read backward
-    std::vector<int32_t> start, end;  // [w]: columns of each bin, set by multires_pool2d_plan
+    std::vector<int32_t> start, end;  // [w]: columns of each bin, set by cpu::multires_pool2d_plan
   };
 
   int64_t planes = 0, H = 0, W = 0, E = 1;
-  int64_t block = 1;
-  ConstSpan x;  // [planes, H, W, E], forward
-  Span grad_x;  // the same, backward
+  int64_t block = 1;  // CPU only
+  ConstSpan x;        // [planes, H, W, E], forward
+  Span grad_x;        // the same, backward
   std::vector<Level> levels;
 
   int64_t blocks() const { return ceil_div(E, block); }
@@ -51,4 +52,14 @@ void multires_pool2d(const MultiresPool2d& p, int64_t unit_begin, int64_t unit_e
 void multires_pool2d_backward(const MultiresPool2d& p, int64_t unit_begin, int64_t unit_end, float* scratch);
 
 }  // namespace cpu
+
+namespace cuda {
+
+inline constexpr int64_t kMaxPoolLevels = 32;  // of a gradient
+
+// H (h + 2) and W (w + 2) of every level below 2^31
+Status multires_pool2d(const MultiresPool2d& p, const Stream& stream);
+Status multires_pool2d_backward(const MultiresPool2d& p, const Stream& stream);
+
+}  // namespace cuda
 }  // namespace bnn

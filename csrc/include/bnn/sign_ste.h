@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "bnn/cuda.h"
 #include "bnn/span.h"
 
 namespace bnn {
@@ -48,4 +49,14 @@ void ste_residue_backward(const SignSte& p, int64_t row_begin, int64_t row_end);
 void mean_abs(const MeanAbs& p, int64_t row_begin, int64_t row_end);
 
 }  // namespace cpu
+
+namespace cuda {
+
+Status sign_ste(const SignSte& p, int64_t rows, const Stream& stream);
+Status sign_ste_backward(const SignSte& p, int64_t rows, const Stream& stream);
+Status ste_residue(const SignSte& p, int64_t rows, const Stream& stream);
+Status ste_residue_backward(const SignSte& p, int64_t rows, const Stream& stream);
+Status mean_abs(const MeanAbs& p, int64_t rows, const Stream& stream);
+
+}  // namespace cuda
 }  // namespace bnn

@@ -15,7 +15,7 @@ struct ConstSpan {
   const void* data = nullptr;
   DType dtype = DType::f32;
 
-  explicit operator bool() const { return data != nullptr; }
+  constexpr explicit operator bool() const { return data != nullptr; }
   ConstSpan at(int64_t i) const {
     return {static_cast<const char*>(data) + i * static_cast<int64_t>(size_of(dtype)), dtype};
   }
@@ -25,7 +25,7 @@ struct Span {
   void* data = nullptr;
   DType dtype = DType::f32;
 
-  explicit operator bool() const { return data != nullptr; }
+  constexpr explicit operator bool() const { return data != nullptr; }
   Span at(int64_t i) const { return {static_cast<char*>(data) + i * static_cast<int64_t>(size_of(dtype)), dtype}; }
 };
 
