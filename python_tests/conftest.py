@@ -8,6 +8,7 @@ import torch
 
 import bnn
 
+ORDERS = [*backends.EMULATED[:3], *(pytest.param(name, marks=pytest.mark.ci) for name in backends.EMULATED[3:])]
 COMPILED = [name for name in bnn.isa.available() if name != "reference"]
 
 
@@ -16,7 +17,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=[*bnn.isa.available(), *backends.EMULATED, backends.CUDA])
+@pytest.fixture(params=[*bnn.isa.available(), *ORDERS, backends.CUDA])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every implementation that this machine can run: the reference, instruction sets, CUDA emulated and real."""
     with backends.using(request.param):

@@ -20,6 +20,7 @@ WRONG_VALUES, EMULATOR_ERROR = 1, 2
 ORDERS = ("forward", "reverse", "random")
 
 pytestmark = [
+    pytest.mark.ci,
     pytest.mark.skipif(not CSRC.is_dir(), reason="no C++ sources beside the tests"),
     pytest.mark.skipif(not shutil.which("g++"), reason="no g++"),
 ]

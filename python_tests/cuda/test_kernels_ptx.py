@@ -6,7 +6,7 @@ import pytest
 from ptx.params import BF16, F16, F32, Bitpack, Bitunpack, MeanAbs, PoolLevel, SignSte
 from ptx_runner import Buffer, Memory
 
-pytestmark = pytest.mark.nvcc
+pytestmark = pytest.mark.ci
 
 CHIPS = (75, 80, 90, 120)
 SURROGATES = ("clip", "polynomial")

@@ -9,7 +9,7 @@ from ptx.entry_points import Device
 from ptx.params import BinaryLinear, ConvGeometry, Epilogue
 from ptx_runner import Buffer, Report
 
-pytestmark = pytest.mark.nvcc
+pytestmark = pytest.mark.ci
 
 ROUTES = {75: "b1 xor m8n8k128", 80: "b1 and m16n8k256", 90: "b1 and m16n8k256", 120: "s8 m16n8k32"}
 SMALL = "integer units"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ptx_runner import Buffer, Memory, PtxError, Report, launch
 
-pytestmark = pytest.mark.nvcc
+pytestmark = pytest.mark.ci
 
 CHIPS = (80, 120)  # nvcc has two code generators: one up to sm_90, one from sm_100
 

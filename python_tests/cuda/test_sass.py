@@ -4,7 +4,7 @@ import pytest
 import sass
 
 pytestmark = [
-    pytest.mark.nvcc,
+    pytest.mark.ci,
     pytest.mark.skipif(bool(sass.missing_tools()), reason=f"not installed: {sass.missing_tools()}"),
 ]
 PRODUCTS = "samples::products(unsigned int const*, unsigned int const*, int*, int)"

@@ -7,7 +7,7 @@ from ptx.memory import SECTOR
 from ptx.params import F32, Bitpack, PoolLevel, SignSte
 from ptx_runner import Buffer, Report
 
-pytestmark = pytest.mark.nvcc
+pytestmark = pytest.mark.ci
 
 MOST = 1.25
 MULTIPROCESSORS = 132  # of an H100
