@@ -1,12 +1,11 @@
 """Binary 2-D convolution: on words, fused for inference, and with straight-through gradients for training."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from bnn.ops import _epilogue
+from bnn.ops._convolution import convolve, output_shape
 from bnn.ops._library import (
     SCALES,
     SURROGATES,
@@ -162,62 +161,20 @@ def binary_conv2d_ste(
     )
 
 
-def _output_shape(
-    op: str,
-    image: Sequence[int],  # N, H, W
-    filters: Sequence[int],  # K, R, S
-    in_channels: int,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    pad_value: int,
-) -> tuple[int, int, int, int]:
-    """[N, K, OH, OW], after checking every argument of the geometry."""
-    k = filters[0]
-    check(in_channels > 0, op, "in_channels", "positive", in_channels)
-    for name, value, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
-        check(len(value) == 2 and min(value) >= least, op, name, f"two integers of at least {least}", list(value))
-    fits = groups >= 1 and in_channels % groups == 0 and k % groups == 0
-    check(fits, op, "groups", f"a divisor of the {in_channels} input and {k} output channels", groups)
-    check(pad_value in (-1, 0, 1), op, "pad_value", "-1, 0 or +1", pad_value)
-    space = []
-    for i, name in enumerate(("height", "width")):
-        reach, size = dilation[i] * (filters[1 + i] - 1) + 1, image[1 + i] + 2 * padding[i]
-        check(filters[1 + i] > 0, op, "weight", f"of positive {name}", filters[1 + i])
-        check(size >= reach, op, "x", f"of a padded {name} of at least {reach}, the filter's reach", size)
-        space.append((size - reach) // stride[i] + 1)
-    return (image[0], k, space[0], space[1])
-
-
 def _check(op: str, x: Tensor, weight: Tensor, in_channels: int, *geometry) -> tuple[int, int, int, int]:
     check_words(op, "x", x, in_channels, (4,))
     check(weight.dim() == 4, op, "weight", "words [K, R, S, L]", list(weight.shape))
     check_device(op, "weight", weight, x)
-    shape = _output_shape(op, tuple(x.shape[:3]), tuple(weight.shape[:3]), in_channels, *geometry)
+    shape = output_shape(op, tuple(x.shape[:3]), tuple(weight.shape[:3]), in_channels, *geometry)
     check_words(op, "weight", weight, in_channels // geometry[3], (4,))
     return shape
-
-
-def _convolve(x: Tensor, weight: Tensor, stride, padding, dilation, groups: int, pad_value: int) -> Tensor:
-    """Convolution of +-1 floats, exact: sums stay below 2^24. Channels-last float32."""
-    if x.shape[0] == 0:  # torch refuses some empty convolutions
-        shape = _output_shape("", (0, *x.shape[2:]), (weight.shape[0], *weight.shape[2:]), x.shape[1],
-                              stride, padding, dilation, groups, pad_value)  # fmt: skip
-        return channels_last_empty(x, shape, torch.float32)
-    if pad_value:
-        x, padding = F.pad(x, (padding[1], padding[1], padding[0], padding[0]), value=pad_value), [0, 0]
-    if x.shape[1] == 1:  # oneDNN errs on one channel with channels-last strides and stride (1, 2): plain strides
-        x, weight = (t.clone(memory_format=torch.contiguous_format) for t in (x, weight))
-    acc = F.conv2d(x, weight, None, stride, padding, dilation, groups) + 0.0  # a padded 0 times -1 is -0.0
-    return acc.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def _reference(x: Tensor, weight: Tensor, in_channels: int, stride=(1, 1), padding=(0, 0), dilation=(1, 1),
                groups: int = 1, pad_value: int = 0) -> Tensor:  # fmt: skip
     _check("binary_conv2d", x, weight, in_channels, stride, padding, dilation, groups, pad_value)
     signs = bitunpack(weight, in_channels // groups).contiguous()
-    return _convolve(bitunpack(x, in_channels), signs, stride, padding, dilation, groups, pad_value).to(torch.int32)
+    return convolve(bitunpack(x, in_channels), signs, stride, padding, dilation, groups, pad_value).to(torch.int32)
 
 
 def _fake(x: Tensor, weight: Tensor, in_channels: int, stride=(1, 1), padding=(0, 0), dilation=(1, 1),
@@ -277,7 +234,7 @@ def _check_ste(x: Tensor, weight: Tensor, shift: Tensor | None, surrogate: str, 
     check_choice(op, "scale", scale, SCALES)
     n, c, h, w = x.shape
     k, cg, r, s = weight.shape
-    shape = _output_shape(op, (n, h, w), (k, r, s), c, *geometry)
+    shape = output_shape(op, (n, h, w), (k, r, s), c, *geometry)
     groups = geometry[3]
     check(cg * groups == c, op, "weight", f"of {c // groups} channels a group ({c} / {groups})", cg)
     return shape
@@ -288,7 +245,7 @@ def _ste_reference(x: Tensor, weight: Tensor, shift: Tensor | None, surrogate: s
     words, residue = torch.ops.bnn.ste_residue(x, shift, surrogate)
     weight_words, weight_mask, alpha = binarize_weight(weight, scale)
     signs = bitunpack(weight_words, weight.shape[1]).contiguous()
-    y = _convolve(bitunpack(words, x.shape[1]), signs, *geometry)
+    y = convolve(bitunpack(words, x.shape[1]), signs, *geometry)
     if scale == "mean":
         y = y * alpha.view(1, -1, 1, 1)
     return y.to(x.dtype), words, residue, weight_words, weight_mask, alpha

@@ -20,6 +20,8 @@ from bnn.training.device import Device
 from bnn.training.run import Run, check_folder, load_model, read_config, versions
 
 DATA_FIELDS = ("draw", "image_size", "num_classes", "profile", "imbalance", "n_max")
+# What a run takes over from the one that it starts from
+INHERITED = ("data", *DATA_FIELDS, "split", "model", "seed", "loss")
 HOLD_OUT = 20  # every 20th source image is kept for validation
 
 
@@ -45,18 +47,16 @@ def begin(recipe: str, config: TrainConfig) -> Session:
     return open_session(folder, fields, data, network(config, data), device, config)
 
 
-def begin_from(recipe: str, config: RunConfig, origin: Path, name: str, head: dict[str, Any]) -> Session:
-    """As `begin`, for a recipe that gives the network of the finished run `origin` another head, on the same data.
+def begin_from(recipe: str, config: RunConfig, origin: Path, name: str, head: dict[str, Any] | None = None) -> Session:
+    """As `begin`, for a recipe that works on the network of the finished run `origin` with the same data.
 
-    The folder is ORIGIN-NAME unless the config says otherwise; head: see `bnn.models.build`.
+    The folder is ORIGIN-NAME unless the config says otherwise. head: give the network another, see `bnn.models.build`.
     """
     source = read_config(origin)
     if (origin / "posthoc.json").exists():
-        raise ValueError(
-            f"--from {origin}: its offsets belong to its head; give the run it came from, {source['from']}"
-        )
+        raise ValueError(f"--from {origin}: it is corrected already; give the run it came from, {source['from']}")
     device = devices.start(config.device, "no")
-    inherited = {field: source[field] for field in ("data", *DATA_FIELDS, "split", "model") if field in source}
+    inherited = {field: source[field] for field in INHERITED if field in source}
     fields = {"recipe": recipe, **inherited, "base_recipe": source["recipe"], **to_dict(config), **device.resolved}
     folder = config.out or origin.with_name(f"{origin.name}-{name}")
     if device.main:
@@ -64,7 +64,8 @@ def begin_from(recipe: str, config: RunConfig, origin: Path, name: str, head: di
     data = load_data(fields)
     if list(data.classes) != source["classes"]:
         raise ValueError(f"--from {origin}: the classes of {source['data']} have changed since it was trained")
-    return open_session(folder, fields, data, {**source["network"], "head": head}, device, config)
+    net = source["network"] if head is None else {**source["network"], "head": head}
+    return open_session(folder, fields, data, net, device, config)
 
 
 def open_session(

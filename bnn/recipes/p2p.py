@@ -16,13 +16,10 @@ from torch import Tensor
 
 from bnn import posthoc
 from bnn.recipes import _report
-from bnn.recipes._config import From, RunConfig, require, to_dict
+from bnn.recipes._config import From, RunConfig, require
 from bnn.recipes._report import Result
-from bnn.recipes._session import Session, load_data, open_session
-from bnn.training import device as devices
-from bnn.training.run import check_folder, load_model, read_config
-
-DATA = ("data", "draw", "image_size", "num_classes", "profile", "imbalance", "n_max", "split", "model", "seed")
+from bnn.recipes._session import begin_from
+from bnn.training.run import load_model
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def run(config: Config) -> Result:
     require(config.strength >= 0, "strength", "0 or more", config.strength)
     origin = Path(config.from_run or "")
     model = load_model(origin)
-    session = _begin(config, origin)
+    session = begin_from("p2p", config, origin, "p2p")
     counts = session.data.class_counts
     case = detect_case(session.run.config) if config.case == "auto" else int(config.case)
 
@@ -69,22 +66,6 @@ def run(config: Config) -> Result:
         shutil.copyfile(origin / "model.safetensors", session.run.folder / "model.safetensors")
     session.run.write_json("posthoc.json", {"temperature": 1.0, "logit_offsets": offsets.tolist()})
     return _report.write(session, rows, after, labels)
-
-
-def _begin(config: Config, origin: Path) -> Session:
-    source = read_config(origin)
-    if (origin / "posthoc.json").exists():
-        raise ValueError(f"--from {origin}: it is corrected already; give the run it came from, {source['from']}")
-    device = devices.start(config.device, "no")
-    inherited = {name: source[name] for name in (*DATA, "loss") if name in source}
-    fields = {"recipe": "p2p", **inherited, "base_recipe": source["recipe"], **to_dict(config), **device.resolved}
-    folder = config.out or origin.with_name(f"{origin.name}-p2p")
-    if device.main:
-        check_folder(folder, fields, resume=config.resume, overwrite=config.overwrite)
-    data = load_data(fields)
-    if list(data.classes) != source["classes"]:
-        raise ValueError(f"--from {origin}: the classes of {source['data']} have changed since it was trained")
-    return open_session(folder, fields, data, source["network"], device, config)
 
 
 def detect_case(fields: dict[str, Any]) -> int:

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "bnn/multires_pool2d.h"
-#include "cpu/dispatch.h"
+#include "bnn/with_type.h"
 
 // Bins of few elements a position (a single channel, RGB): plain loops, where vectors would be mostly empty.
 

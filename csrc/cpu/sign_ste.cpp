@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "bnn/bits.h"
-#include "cpu/dispatch.h"
+#include "bnn/with_type.h"
 #include "cpu/ukernels.h"
 
 namespace bnn::cpu {

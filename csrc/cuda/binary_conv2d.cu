@@ -95,8 +95,6 @@ Route route_of(const BinaryConv2d& p, int capability) {
 
 bool needs_table(Route route) { return route == Route::b1_xor || route == Route::b1_and; }
 
-bool aligned(const void* data, int64_t bytes) { return reinterpret_cast<uintptr_t>(data) % bytes == 0; }
-
 // Largest copy, in words of 32 bits, that a tap of every pixel and filter can be cut into; 0: bits have to be shifted.
 int copy_words(const ConvArgs& a) {
   if (a.groups > 1 && a.group_channels % kHalfWord != 0) return 0;

@@ -39,7 +39,7 @@ Status unpack(const Bitunpack& p, int64_t rows, Signs<T> signs, const Stream& st
   constexpr int N = kAccess / sizeof(T);
   T* y = static_cast<T*>(p.y.data);
   const int64_t L = words_for(p.channels);
-  if (p.channels % N == 0 && aligned(y)) {
+  if (p.channels % N == 0 && aligned(y, kAccess)) {
     return launch_walk(Unpack<T, N>{p.words, L, signs, y}, rows, p.channels, stream);
   }
   return launch_walk(Unpack<T, 1>{p.words, L, signs, y}, rows, p.channels, stream);

@@ -34,6 +34,13 @@
 
 namespace bnn::cuda {
 
+// Something of kBytes that is read and written in one access
+template <int kBytes>
+using Bytes = std::conditional_t<
+    kBytes == 16, uint4,
+    std::conditional_t<kBytes == 8, uint2,
+                       std::conditional_t<kBytes == 4, uint32_t, std::conditional_t<kBytes == 2, uint16_t, uint8_t>>>>;
+
 constexpr int kWarp = 32;
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
@@ -102,7 +109,7 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, boo
                  : "memory");
   }
 #else
-  using T = std::conditional_t<kBytes == 16, uint4, std::conditional_t<kBytes == 8, uint2, uint32_t>>;
+  using T = Bytes<kBytes>;
   *static_cast<T*>(shared) = read ? *static_cast<const T*>(global) : T{};
 #endif
 }

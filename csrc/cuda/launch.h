@@ -4,8 +4,7 @@
 #include <cstdint>
 
 #include "bnn/cuda.h"
-#include "bnn/half.h"
-#include "bnn/span.h"
+#include "bnn/with_type.h"
 #include "cuda/device.h"
 
 // Host side of a launch.
@@ -27,17 +26,6 @@ inline unsigned grid_size(int64_t work, const Stream& stream) {
   return static_cast<unsigned>(std::min(work, kPerMultiprocessor * stream.multiprocessors));
 }
 
-// Calls f with a value of the element type that t names (float types only).
-template <class F>
-Status with_type(DType t, F&& f) {
-  switch (t) {
-    case DType::f32:
-      return f(float{});
-    case DType::bf16:
-      return f(Bf16{});
-    default:
-      return f(Half{});
-  }
-}
+inline bool aligned(const void* data, int64_t bytes) { return reinterpret_cast<uintptr_t>(data) % bytes == 0; }
 
 }  // namespace bnn::cuda

@@ -13,33 +13,10 @@
 
 namespace bnn::cuda {
 
-template <int kBytes>
-struct Bytes;
-template <>
-struct Bytes<1> {
-  using type = uint8_t;
-};
-template <>
-struct Bytes<2> {
-  using type = uint16_t;
-};
-template <>
-struct Bytes<4> {
-  using type = uint32_t;
-};
-template <>
-struct Bytes<8> {
-  using type = uint2;
-};
-template <>
-struct Bytes<16> {
-  using type = uint4;
-};
-
 // N neighbours, read and written in one access: their address is a multiple of their size.
 template <class T, int N>
 struct Vec {
-  using Raw = typename Bytes<sizeof(T) * N>::type;
+  using Raw = Bytes<sizeof(T) * N>;
 
   T v[N];
 
@@ -50,14 +27,12 @@ struct Vec {
 // N bits of a row of words, from channel c on, a multiple of N. Words are little-endian: channel c is in byte c / 8.
 template <int N>
 __device__ __forceinline__ uint32_t bits_at(const uint64_t* row, int64_t c) {
-  using Piece = typename Bytes<(N + 7) / 8>::type;
+  using Piece = Bytes<(N + 7) / 8>;
   return static_cast<uint32_t>(reinterpret_cast<const Piece*>(row)[c / (8 * sizeof(Piece))]) >>
          (c % (8 * sizeof(Piece)));
 }
 
 constexpr int kAccess = 16;  // bytes of the widest access
-
-inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % kAccess == 0; }
 
 // to[i] = shift[first + i] for a block's n channels, 0 without shift, NaN beyond `channels`; ends with a barrier.
 __device__ __forceinline__ void stage_shift(const float* shift, int64_t first, int64_t channels, int n, float* to) {

@@ -136,7 +136,7 @@ Status with_vector(DType dtype, int64_t channels, std::initializer_list<const vo
   return with_type(dtype, [&](auto tag) {
     constexpr int N = kAccess / sizeof(tag);
     const bool wide =
-        channels % N == 0 && std::all_of(pointers.begin(), pointers.end(), [](auto p) { return aligned(p); });
+        channels % N == 0 && std::all_of(pointers.begin(), pointers.end(), [](auto p) { return aligned(p, kAccess); });
     return wide ? launch(tag, std::integral_constant<int, N>{}) : launch(tag, std::integral_constant<int, 1>{});
   });
 }

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kMaxSize = std::numeric_limits<int32_t>::max();  // of one dimension: keeps index arithmetic in int64
 constexpr int64_t kMaxBits = int64_t{1} << 30;                     // products per output: 2 * mismatches stays in int32
+constexpr int64_t kMaxCudaPadded = int64_t{1} << 30;               // there positions in the padded image have 32 bits
 
 void check_pair(const char* op, const char* argument, const std::vector<int64_t>& v, int64_t least) {
   const bool fits = v.size() == 2 && v[0] >= least && v[1] >= least && v[0] <= kMaxSize && v[1] <= kMaxSize;
@@ -77,6 +78,10 @@ ConvGeometry conv_geometry(const char* op, const Tensor& x, const std::vector<in
   BNN_CHECK(!overflow && bits <= kMaxBits, op, "weight", text("of at most ", kMaxBits, " products an output"),
             text(g.R, " x ", g.S, " x ", g.Cg()));
   check_row_count(op, "the output", x, g.N, g.OH, g.OW);
+  const bool wide = g.H + 2 * g.pad_h > kMaxCudaPadded || g.W + 2 * g.pad_w > kMaxCudaPadded;
+  BNN_CHECK(!(on_cuda(x) && g.padded() && wide), op, "padding",
+            text("such that the padded image has at most ", kMaxCudaPadded, " rows and columns on CUDA"),
+            list_text(a.padding));
   return g;
 }
 

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "bnn/half.h"
-#include "cpu/dispatch.h"
+#include "bnn/with_type.h"
 #include "cpu/ukernels.h"
 
 namespace bnn::cpu {

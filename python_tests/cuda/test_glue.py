@@ -60,6 +60,7 @@ def test_more_rows_than_32_bits_count_are_refused(emulated):
     pixel, image = word.view(1, 1, 1, 1), word.view(1, 1, 1, 1).expand(2**15, 2**10, 2**6, 1)
     refused("binary_conv2d", "x", lambda: ops.binary_conv2d(image, pixel, 3))
     refused("binary_conv2d", "the output", lambda: ops.binary_conv2d(image[1:], pixel, 3, 1, 16))
+    refused("binary_conv2d", "padding", lambda: ops.binary_conv2d(pixel, pixel, 3, 2**30, 2**29))
     refused("multires_pool2d", "x", lambda: ops.multires_pool2d(torch.zeros(()).expand(2**31, 1, 1, 1), [(1, 1)]))
 
 

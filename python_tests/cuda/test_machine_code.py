@@ -33,11 +33,15 @@ def test_convolution(chip):
     for kernel in found:
         assert set(kernel.matrix) == {MATRIX[chip]}, kernel.name
         assert kernel.count("CALL") == kernel.local_accesses == kernel.stack == 0, kernel.name
-    widest = max(found, key=lambda kernel: sum(kernel.matrix.values()) / sum(kernel.loop.values()))
-    assert sum(widest.loop.values()) <= 20 * sum(widest.matrix.values())
+    # docs/kernels.md has 2.8 to 7.8 instructions a matrix instruction with 1 bit, 16 with bytes: a fifth more is a loss
+    densest = min(sum(kernel.loop.values()) / sum(kernel.matrix.values()) for kernel in found)
+    assert densest <= (19.5 if chip >= 100 else 9.5)
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-def test_no_kernel_spills_much(chip):
+def test_no_kernel_spills(chip):
     kernels = sass.kernels(Path(_extension.module.__file__), chip)
-    assert {name: k.stack for name, k in kernels.items() if k.stack > 16 or k.registers > 255} == {}
+    assert len(kernels) > 50
+    assert {
+        name: kernel.local_accesses for name, kernel in kernels.items() if kernel.stack or kernel.local_accesses
+    } == {}

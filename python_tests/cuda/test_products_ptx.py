@@ -1,6 +1,7 @@
 """Convolution and linear kernels of every route: PTX of each chip, launched by the real host code, against numpy."""
 
 import ctypes
+from pathlib import Path
 
 import numpy as np
 import oracles
@@ -10,6 +11,7 @@ from ptx.params import BinaryLinear, ConvGeometry, Epilogue
 from ptx_runner import Buffer, Report
 
 pytestmark = pytest.mark.ci
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
 ROUTES = {75: "b1 xor m8n8k128", 80: "b1 and m16n8k256", 90: "b1 and m16n8k256", 120: "s8 m16n8k32"}
 SMALL = "integer units"
@@ -124,3 +126,14 @@ def test_linear(device, chip, m, k, c):
     d("binary_linear", params, epilogue)
     assert np.array_equal(stream.numpy(), y)
     assert np.array_equal(words.numpy(), bits)
+
+
+@pytest.mark.parametrize("chip", [80, 120])
+def test_tiles_meet_no_bank_conflicts(device, chip):
+    """Copies of 16 bytes, bytes made of bits, and ldmatrix; the sums of a finished tile may meet some."""
+    c = Convolution(device("binary_conv2d.cu", chip), (1, 256, 14, 14, 64, 3, 3, 1, 1, 1, 1, 0))
+    report = c.run(Epilogue(kind=Epilogue.INTEGER, channels=64, sums=c.device.memory.empty((14 * 14, 64), np.int32)))
+    source = (CSRC / "cuda" / "conv_tensor_core.h").read_text().splitlines()
+    share = next(i for i, line in enumerate(source, 1) if "tile.share(" in line)
+    assert report.mma > 0
+    assert not {at: n for at, n in report.conflicts_at.items() if not at.endswith(f"conv_tensor_core.h:{share}")}

@@ -198,5 +198,5 @@ def test_wrong_fields_are_named(student, tmp_path, change, message):
 
 def test_a_corrected_run_is_refused(student, tmp_path):
     corrected = p2p.run(p2p.Config(from_run=str(student), device="cpu", out=tmp_path / "p2p")).folder
-    with pytest.raises(ValueError, match="its offsets belong to its head; give the run it came from"):
+    with pytest.raises(ValueError, match="it is corrected already; give the run it came from"):
         vtst.run(vtst.Config(**QUICK, from_run=str(corrected), out=tmp_path / "run"))

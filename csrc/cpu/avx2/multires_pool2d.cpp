@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "bnn/with_type.h"
 #include "cpu/avx2/vec.h"
-#include "cpu/dispatch.h"
 #include "cpu/narrow_bins.h"
 #include "cpu/ukernels.h"
 

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "bnn/with_type.h"
 #include "cpu/avx512/vec.h"
-#include "cpu/dispatch.h"
 #include "cpu/ukernels.h"
 
 BNN_AVX512_BEGIN

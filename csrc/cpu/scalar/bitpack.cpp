@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "cpu/dispatch.h"
+#include "bnn/with_type.h"
 #include "cpu/ukernels.h"
 
 namespace bnn::cpu::scalar {

@@ -1,4 +1,4 @@
-#include "cpu/dispatch.h"
+#include "bnn/with_type.h"
 #include "cpu/ukernels.h"
 
 namespace bnn::cpu::scalar {

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/dispatch.h"
+#include "bnn/with_type.h"
 #include "cpu/ukernels.h"
 
 namespace bnn::cpu::scalar {

@@ -3,11 +3,11 @@
 #include "bnn/half.h"
 #include "bnn/span.h"
 
-namespace bnn::cpu {
+namespace bnn {
 
-// Calls f with a value of the element type that t names (float types only).
+// Calls f with a value of the element type that t names (float types only) and returns what it returns.
 template <class F>
-inline void with_type(DType t, F&& f) {
+inline auto with_type(DType t, F&& f) {
   switch (t) {
     case DType::f32:
       return f(float{});
@@ -18,4 +18,4 @@ inline void with_type(DType t, F&& f) {
   }
 }
 
-}  // namespace bnn::cpu
+}  // namespace bnn
