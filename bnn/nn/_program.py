@@ -45,6 +45,8 @@ FIXED: dict[str, dict] = {
     "AvgPool2d": {"divisor_override": None},
     "BatchNorm1d": {"track_running_stats": True},
     "BatchNorm2d": {"track_running_stats": True},
+    "BinaryConv2d": {"real_weight": False},
+    "BinaryLinear": {"real_weight": False},
     "Conv2d": {"padding_mode": "zeros"},
     "MaxPool2d": {"return_indices": False},
 }

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from bnn import ops
 from bnn.nn.activations import require
-from bnn.ops._library import SCALES, SURROGATES, pair
+from bnn.ops._convolution import convolve
+from bnn.ops._library import SCALES, SURROGATES, autocast, pair
 from bnn.ops.bitpack import word_count
 
 
@@ -30,6 +31,9 @@ def _set_geometry(layer: Any, in_channels: int, out_channels: int, kernel_size, 
 class BinaryConv2d(nn.Module):
     """y = alpha[k] * conv2d(sign(x + shift), sign(w)) + bias; see `bnn.ops.binary_conv2d_ste`.
 
+    With the attribute `real_weight` (see `bnn.nn.use_real_weights`): y = conv2d(sign(x + shift), w) + bias, where w has
+    its ordinary gradient.
+
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as for `torch.nn.Conv2d`.
         pad_value: what pixels outside the image count as: 0 (exact zero padding), -1 or +1.
@@ -51,6 +55,7 @@ class BinaryConv2d(nn.Module):
     dilation: tuple[int, int]
     groups: int
     pad_value: int
+    real_weight: bool = False
 
     def __init__(
         self,
@@ -79,10 +84,12 @@ class BinaryConv2d(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = ops.binary_conv2d_ste(
-            x, self.weight, self.shift, self.surrogate, self.scale,
-            self.stride, self.padding, self.dilation, self.groups, self.pad_value,
-        )  # fmt: skip
+        geometry = (self.stride, self.padding, self.dilation, self.groups, self.pad_value)
+        if self.real_weight:
+            signs = ops.sign_ste(autocast(x), self.shift, self.surrogate)
+            y = convolve(signs, self.weight.to(signs.dtype), *geometry)
+        else:
+            y = ops.binary_conv2d_ste(x, self.weight, self.shift, self.surrogate, self.scale, *geometry)
         return y if self.bias is None else y + self.bias.to(y.dtype).view(1, -1, 1, 1)
 
     def extra_repr(self) -> str:
@@ -90,6 +97,7 @@ class BinaryConv2d(nn.Module):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, groups={self.groups}, pad_value={self.pad_value}, "
             f"shift={self.shift is not None}, surrogate={self.surrogate!r}, scale={self.scale!r}"
+            f"{', real_weight=True' if self.real_weight else ''}"
         )
 
 

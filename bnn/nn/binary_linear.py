@@ -2,16 +2,20 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bnn import ops
 from bnn.nn.activations import require
 from bnn.nn.binary_conv2d import PackedEpilogue
-from bnn.ops._library import SCALES, SURROGATES
+from bnn.ops._library import SCALES, SURROGATES, autocast
 from bnn.ops.bitpack import word_count
 
 
 class BinaryLinear(nn.Module):
     """y = alpha[k] * sign(x + shift) @ sign(w).T + bias; see `bnn.ops.binary_linear_ste`.
+
+    With the attribute `real_weight` (see `bnn.nn.use_real_weights`): y = sign(x + shift) @ w.T + bias, where w has its
+    ordinary gradient.
 
     Args:
         in_features, out_features, bias: as for `torch.nn.Linear`, but without a bias by default.
@@ -24,6 +28,8 @@ class BinaryLinear(nn.Module):
     Raises:
         ValueError: an argument out of range; RuntimeError in forward: an input that does not fit.
     """
+
+    real_weight: bool = False
 
     def __init__(
         self,
@@ -47,13 +53,18 @@ class BinaryLinear(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = ops.binary_linear_ste(x, self.weight, self.shift, self.surrogate, self.scale)
+        if self.real_weight:
+            signs = ops.sign_ste(autocast(x), self.shift, self.surrogate)
+            y = F.linear(signs, self.weight.to(signs.dtype))
+        else:
+            y = ops.binary_linear_ste(x, self.weight, self.shift, self.surrogate, self.scale)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         return (
             f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, "
             f"shift={self.shift is not None}, surrogate={self.surrogate!r}, scale={self.scale!r}"
+            f"{', real_weight=True' if self.real_weight else ''}"
         )
 
 

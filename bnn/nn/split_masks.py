@@ -153,7 +153,7 @@ def extract_slim(model: nn.Module, split: Split) -> Any:
             if mask is None:
                 continue
             small = _cut(tensor, mask.to(tensor.device))
-            if name == "weight" and isinstance(module, BinaryConv2d | BinaryLinear) and module.scale == "mean":
+            if name == "weight" and _has_alpha(module):
                 rows = mask.flatten(1).any(1).to(tensor.device)
                 small = small * _alpha(tensor)[rows] / _alpha(small)
             if name in module._parameters:
@@ -164,6 +164,11 @@ def extract_slim(model: nn.Module, split: Split) -> Any:
     if hasattr(slim, "feature_dim") and hasattr(slim, "classifier"):
         slim.feature_dim = slim.classifier.in_features
     return slim
+
+
+def _has_alpha(module: nn.Module) -> bool:
+    binary = isinstance(module, BinaryConv2d | BinaryLinear)
+    return binary and module.scale == "mean" and not module.real_weight
 
 
 def _alpha(weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Geometry of a 2-D convolution, and the convolution of +-1 values that the references run."""
+"""Geometry of a 2-D convolution, and the convolution that the references and layers with real weights run."""
 
 from collections.abc import Sequence
 
@@ -38,11 +38,11 @@ def output_shape(
 
 
 def convolve(x: Tensor, weight: Tensor, stride, padding, dilation, groups: int, pad_value: int) -> Tensor:
-    """Convolution of +-1 floats, exact: sums stay below 2^24. Channels-last float32."""
+    """conv2d of an image with a border of `pad_value`, channels-last; of +-1 floats exact: sums stay below 2^24."""
     if x.shape[0] == 0:  # torch refuses some empty convolutions
         shape = output_shape("", (0, *x.shape[2:]), (weight.shape[0], *weight.shape[2:]), x.shape[1],
                               stride, padding, dilation, groups, pad_value)  # fmt: skip
-        return channels_last_empty(x, shape, torch.float32)
+        return channels_last_empty(x, shape, x.dtype)
     if pad_value:
         x, padding = F.pad(x, (padding[1], padding[1], padding[0], padding[0]), value=pad_value), [0, 0]
     if x.shape[1] == 1:  # oneDNN errs on one channel with channels-last strides and stride (1, 2): plain strides

@@ -1,14 +1,22 @@
 """Parts of a distillation: a frozen encoder with its own classifier, its cached features, the weight of two losses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from bnn import metrics, models
+from bnn.recipes import _report
+from bnn.recipes._config import require
 from bnn.recipes._images import TrainingImages, views
+from bnn.recipes._session import Session
+from bnn.training import seed as seeds
 from bnn.training.device import Device
+from bnn.training.loop import Step
+from bnn.training.run import load_model
 
 
 class Teacher(nn.Module):
@@ -30,6 +38,29 @@ class Teacher(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x))
+
+
+def load_teacher(name: str, session: Session, seed: int) -> Teacher:
+    """The encoder "glyphs", which ships with bnn, or that of a run, with a new classifier for the data of `session`."""
+    encoder = models.pretrained("glyph_teacher") if name == "glyphs" else load_model(Path(name))
+    wanted = session.run.config["network"]["in_channels"]
+    channels = next(p for p in encoder.parameters() if p.dim() == 4).shape[1]
+    require(channels == wanted, "teacher", f"a network for images of {wanted} channels, not {channels}", name)
+    seeds.seed_torch("teacher", seed)
+    teacher = Teacher(encoder, len(session.data.classes))
+    return teacher.to(session.device.torch_device).to(memory_format=torch.channels_last)
+
+
+def validation(session: Session, teacher: Teacher) -> Callable[[], dict[str, float]]:
+    """As `_report.validation`, while only the classifier is trained: the features are computed once."""
+    features, labels = _report.outputs(session, teacher.features, session.data.splits["val"])
+
+    def evaluate() -> dict[str, float]:
+        with torch.no_grad():
+            logits = teacher.classifier(features.to(session.device.torch_device)).cpu()
+        return metrics.evaluate(logits, labels, session.data.class_counts, bootstrap=0)
+
+    return evaluate
 
 
 class Balance(nn.Module):
@@ -73,3 +104,14 @@ def cache_features(teacher: Any, images: TrainingImages, sizes: Sequence[int], c
                     features.append(teacher.features(view).float().cpu())
                 labels.append(images.dataset.labels[index])
     return Features(torch.cat(features), torch.cat(labels))
+
+
+def part_of(step: Step, epochs: range, total: int) -> Step:
+    """`step` for a phase that is `epochs` of `total`: "epoch" and "progress" are those of the whole training."""
+    start, share = epochs.start / total, len(epochs) / total
+
+    def part(batch: dict) -> dict[str, Tensor]:
+        whole = {"epoch": epochs.start + batch["epoch"], "progress": start + share * batch["progress"]}
+        return step({**batch, **whole})
+
+    return part

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from bnn import ops
 from bnn.data import Images, augment
 from bnn.data.hashing import uniform
+from bnn.recipes._config import require
 from bnn.recipes._session import Session, load_data
 from bnn.training import seed as seeds
 
@@ -24,14 +25,25 @@ class TrainingImages:
     """The long-tailed images at side `size`, augmented as a function of (seed, epoch, index), mixed if `mixup`.
 
     balanced: the other image of a mixture is one of a class drawn uniformly, else any.
+    split: of glyphs, "source" instead of the run's own.
     """
 
-    def __init__(self, session: Session, seed: int, size: int, mixup: bool = False, balanced: bool = False) -> None:
+    def __init__(
+        self,
+        session: Session,
+        seed: int,
+        size: int,
+        mixup: bool = False,
+        balanced: bool = False,
+        split: str | None = None,
+    ) -> None:
         fields = session.run.config
-        data = session.data if size == fields["image_size"] else load_data(fields, image_size=size)
+        changes = {"image_size": size, "split": split or fields.get("split")}
+        same = all(fields.get(name) == value for name, value in changes.items())
+        data = session.data if same else load_data(fields, **changes)
         self.dataset: Images = data.splits["train"]
         self.normalize, self.flip = data.preprocess.normalize, data.flip
-        self.seed, self.mixup, self.balanced = seed, mixup, balanced
+        self.seed, self.size, self.mixup, self.balanced = seed, size, mixup, balanced
         self.by_class = self.dataset.labels.argsort(stable=True)
 
     def __call__(self, batch: dict) -> Tensor:
@@ -73,3 +85,36 @@ class TrainingImages:
         label = (chosen * len(counts)).long()
         place = (torch.from_numpy(uniform(*keys, 2)) * counts[label]).long()
         return share.to(index.device), self.by_class[counts.cumsum(0)[label] - counts[label] + place]
+
+
+class WithSource:
+    """The B images of a batch, then n of the source split of glyphs, moved and mixed in the same way.
+
+    Image r of the n accompanies image floor(r B / n) of the B, and is drawn by a hash of (seed, epoch, index of that
+    one, how many accompany it before r). So neither a resume nor the number of processes, which divide B and n among
+    them, changes it.
+
+    Raises:
+        ValueError: `count`, n over all processes, does not divide by their number.
+    """
+
+    def __init__(self, session: Session, images: TrainingImages, count: int) -> None:
+        self.count, rest = divmod(count, session.device.processes)
+        divides = f"a multiple of {session.device.processes}, the number of processes"
+        require(not rest, "source-images", divides, count)
+        self.images, self.seed = images, seeds.derive("source", images.seed)
+        self.source = TrainingImages(session, self.seed, images.size, images.mixup, split="source")
+
+    def __call__(self, batch: dict) -> Tensor:
+        """A batch of the training images -> [B + n, C, size, size] float32 channels-last."""
+        index, epoch = batch["index"], batch["epoch"]
+        drawn = self.drawn(index.cpu(), epoch)
+        pixels = self.source.dataset.images(drawn).to(index.device)
+        source = self.source({"image": pixels, "index": drawn.to(index.device), "epoch": epoch})
+        return torch.cat([self.images(batch), source])
+
+    def drawn(self, index: Tensor, epoch: int) -> Tensor:
+        """Positions [n] in the source split, for the images `index` [B]."""
+        place = torch.arange(self.count) * len(index)
+        image, before = index[place // self.count].numpy(), (place % self.count // len(index)).numpy()
+        return (torch.from_numpy(uniform(self.seed, epoch, image, before)) * len(self.source.dataset)).long()

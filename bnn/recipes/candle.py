@@ -6,6 +6,10 @@
                L_FS = 1 - cos(P f_S(x), f_T(x)),        L_KL = T^2 KL(softmax(z_T / T) || softmax(z_S / T))
                the student descends J (lambda fixed), the MLP ascends J (the losses fixed), with one learning rate.
 
+two_step is ReActNet's schedule (Liu et al. 2020): half of the epochs with real weights, only activations binary, then
+half with binary weights that start from these. Optimizer and learning rate start again; projection and balance go on,
+and progress runs once over both. Beyond the paper: source_images of other classes, which the teacher labels.
+
 Not in what could be read of the paper, and therefore options: which term lambda weighs (balance_on), the MLP's input,
 the temperature (a teacher that is almost one-hot at T = 1 passes the long tail on; T = 8 does not), the form of L_FS.
 """
@@ -18,18 +22,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnn import losses, metrics, models
+from bnn import losses, models
+from bnn.nn.real_weights import binary_layers, use_real_weights
 from bnn.recipes import _report
 from bnn.recipes._config import From, TrainConfig, require
-from bnn.recipes._distillation import Balance, Teacher, cache_features
-from bnn.recipes._images import TrainingImages, views
+from bnn.recipes._distillation import Balance, Teacher, cache_features, load_teacher, part_of, validation
+from bnn.recipes._images import TrainingImages, WithSource, views
 from bnn.recipes._report import Result
 from bnn.recipes._session import Session, begin, build_network
 from bnn.recipes.plain import Loss, make_loss
 from bnn.training import seed as seeds
 from bnn.training.distributed import mean_across
 from bnn.training.loop import fit
-from bnn.training.run import load_model, read_config
+from bnn.training.run import read_config
 from bnn.training.sampler import BatchSampler
 
 
@@ -69,6 +74,10 @@ class Config(TrainConfig):
     """Image sides for the teacher, pixels; empty: image_size only. Images are rendered at the largest and pooled."""
     multires_in: Literal["calibration", "distill", "both"] = "calibration"
     """Where the teacher sees all of them (distill: mean of its features over the sizes)."""
+    two_step: bool = False
+    """Train the first half of the epochs with real weights, only activations binary."""
+    source_images: int = 0
+    """Images of the source split added to every batch of the distillation, glyphs only; the teacher labels them."""
     from_run: From = None
     """Run whose body (all but the classifier) the student starts from."""
 
@@ -78,9 +87,8 @@ def run(config: Config) -> Result:
     check(config)
     session = begin("candle", config)
     largest = max((config.image_size, *config.teacher_resolutions))
-    balanced = config.mixup_partner == "class_balanced"
-    images = TrainingImages(session, config.seed, largest, config.mixup, balanced)
-    teacher = load_teacher(config, session)
+    images = TrainingImages(session, config.seed, largest, config.mixup, config.mixup_partner == "class_balanced")
+    teacher = load_teacher(config.teacher, session, config.seed)
     student = build_network(session, config, config.from_run)
 
     calibrate(config, session, teacher, images)
@@ -102,23 +110,17 @@ def check(config: Config) -> None:
     require(not config.mixup or not config.ce_weight, "ce-weight", "0 with --mixup (no labels)", config.ce_weight)
     require(config.calibration_steps >= 1, "calibration-steps", "at least 1", config.calibration_steps)
     require(config.calibration_views >= 0, "calibration-views", "0 or more", config.calibration_views)
+    source = config.source_images == 0 or (config.source_images > 0 and config.data == "glyphs")
+    require(source, "source-images", "0, or more with --data glyphs, which has a source split", config.source_images)
+    if config.two_step:
+        require(config.epochs >= 2, "epochs", "at least 2 with --two-step", config.epochs)
+        layers = binary_layers(models.build(config.model, 2))
+        require(len(layers) > 0, "model", "one with binary layers with --two-step", config.model)
     sizes = config.teacher_resolutions
     require(min(sizes, default=8) >= 8, "teacher-resolutions", "8 pixels or more", sizes)
     for name in (config.from_run, config.teacher):
         if name not in (None, "glyphs"):
             read_config(Path(name))
-
-
-def load_teacher(config: Config, session: Session) -> Teacher:
-    """The frozen encoder with a new classifier for this data set."""
-    shipped = config.teacher == "glyphs"
-    encoder = models.pretrained("glyph_teacher") if shipped else load_model(Path(config.teacher))
-    wanted = session.run.config["network"]["in_channels"]
-    channels = next(p for p in encoder.parameters() if p.dim() == 4).shape[1]
-    require(channels == wanted, "teacher", f"a network for images of {wanted} channels, not {channels}", config.teacher)
-    seeds.seed_torch("teacher", config.seed)
-    teacher = Teacher(encoder, len(session.data.classes))
-    return teacher.to(session.device.torch_device).to(memory_format=torch.channels_last)
 
 
 def calibrate(config: Config, session: Session, teacher: Teacher, images: TrainingImages) -> None:
@@ -127,15 +129,9 @@ def calibrate(config: Config, session: Session, teacher: Teacher, images: Traini
         return
     cache = cache_features(teacher, images, sizes_in(config, "calibration"), config.calibration_views, session.device)
     loss = make_loss(config.calibration_loss, session.counts)
-    val, val_labels = _report.outputs(session, teacher.features, session.data.splits["val"])
 
     def step(batch: dict) -> dict[str, Tensor]:
         return {"loss": loss(teacher.classifier(batch["feature"]), batch["label"])}
-
-    def evaluate() -> dict[str, float]:
-        with torch.no_grad():
-            logits = teacher.classifier(val.to(session.device.torch_device)).cpu()
-        return metrics.evaluate(logits, val_labels, session.data.class_counts, bootstrap=0)
 
     balanced = config.calibration_sampler == "class_balanced"
     batches = BatchSampler(cache.labels, config.batch_size, seed=config.seed, balanced=balanced)
@@ -143,36 +139,43 @@ def calibrate(config: Config, session: Session, teacher: Teacher, images: Traini
     optimizer = torch.optim.AdamW(teacher.classifier.parameters(), lr=rate, weight_decay=decay)
     epochs = max(1, round(config.calibration_steps / len(batches)))
     training = (teacher.classifier, step, cache, batches, optimizer, session.device)
-    fit(session.run, "calibrate", *training, epochs=epochs, evaluate=evaluate, float32=True)
+    fit(session.run, "calibrate", *training, epochs=epochs, evaluate=validation(session, teacher), float32=True)
 
 
 def distil(config: Config, session: Session, teacher: Teacher, student: Any, images: TrainingImages) -> None:
-    """Phase 2: train student, projection and balance with one loss and one optimizer."""
+    """Phase 2: train student, projection and balance with one loss and one optimizer; two_step: in two phases."""
     seeds.seed_torch("projection and balance", config.seed)  # whether or not phase 1 ran in this process
     same = student.feature_dim == teacher.feature_dim
     project = nn.Identity() if same else nn.Linear(student.feature_dim, teacher.feature_dim, bias=False)
     balance = Balance() if config.balance == "adversarial" else nn.Identity()
     modules = nn.ModuleDict({"student": student, "projection": project, "balance": balance})
+    inputs = WithSource(session, images, config.source_images) if config.source_images else images
     sizes = sizes_in(config, "distill")
 
     def step(batch: dict) -> dict[str, Tensor]:
-        x = images(batch)
+        x, labels = inputs(batch), batch["label"]  # source images are last and have no label
         wanted = torch.stack([teacher.features(view) for view in views(x, sizes)]).mean(0)
         features = student.features(views(x, [config.image_size])[0])
         logits = student.classifier(features)
         fs = losses.feature_cosine(project(features), wanted)
-        with torch.no_grad():
-            wanted_logits = teacher.classifier(wanted)
-        kl = losses.kl_distillation(logits, wanted_logits, config.temperature)
+        kl = losses.kl_distillation(logits, teacher.classifier(wanted), config.temperature)
         values = objective(config, balance, fs, kl, batch["progress"])
         if config.ce_weight:
-            values["loss"] = values["loss"] + config.ce_weight * F.cross_entropy(logits, batch["label"])
+            values["loss"] = values["loss"] + config.ce_weight * F.cross_entropy(logits[: len(labels)], labels)
         return values
 
-    batches = BatchSampler(images.dataset.labels, config.batch_size, seed=config.seed)
-    optimizer = torch.optim.Adam(modules.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    training = (modules, step, images.dataset, batches, optimizer, session.device)
-    fit(session.run, "distil", *training, epochs=config.epochs, evaluate=_report.validation(session, student))
+    def train(phase: str, epochs: range, seed: int) -> None:
+        batches = BatchSampler(images.dataset.labels, config.batch_size, seed=seed)
+        optimizer = torch.optim.Adam(modules.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        training = (modules, part_of(step, epochs, config.epochs), images.dataset, batches, optimizer, session.device)
+        fit(session.run, phase, *training, epochs=len(epochs), evaluate=_report.validation(session, student))
+
+    half = config.epochs // 2 if config.two_step else 0
+    if half:
+        use_real_weights(student)
+        train("distil-real", range(half), seeds.derive("distil-real", config.seed))
+        use_real_weights(student, False)
+    train("distil", range(half, config.epochs), config.seed)
 
 
 def objective(config: Config, balance: nn.Module, fs: Tensor, kl: Tensor, progress: float) -> dict[str, Tensor]:

@@ -1,9 +1,13 @@
 """A small long-tailed glyph set and a small trained teacher for it."""
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from bnn import plotting
+from bnn.data import glyphs
 from bnn.recipes import plain
 
 TINY = {
@@ -32,3 +36,20 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("student") / "run"
     plain.run(plain.Config(**TINY, out=folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def no_plots() -> Iterator[None]:
+    """They take longer than the trainings here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("reliability", "per_class"):
+            patch.setattr(plotting, name, lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_source_images() -> Iterator[None]:
+    """60 instead of 36000, which take longer to render than a run here to train."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glyphs, "source", partial(glyphs.source, num_classes=12, per_class=5))
+        yield

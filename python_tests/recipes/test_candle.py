@@ -4,18 +4,27 @@ import pytest
 import torch
 from torch import nn
 
+import bnn
 from bnn import models
+from bnn.nn.real_weights import binary_layers
 from bnn.recipes import candle
 from bnn.recipes._distillation import Teacher
 from bnn.recipes._images import TrainingImages, views
-from bnn.training.run import load_model, read_config
+from bnn.recipes._session import load_data
+from bnn.training.predict import predict
+from bnn.training.run import Run, load_model, read_config
 
+pytestmark = pytest.mark.usefixtures("no_plots")
 ADVERSARIAL = candle.Config()
 
 
 def rows(folder, phase, split):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [row for row in lines if row["phase"] == phase and row["split"] == split]
+
+
+def run(config, **changes):
+    return candle.run(candle.Config(**{**vars(config), **changes}))
 
 
 @pytest.fixture(scope="module")
@@ -124,37 +133,6 @@ def test_which_sizes_the_teacher_sees():
     assert views(x, [40])[0] is x
 
 
-def test_mixing_depends_on_the_image_not_on_the_batch(distilled):
-    from bnn.recipes._session import Session, load_data
-    from bnn.training import device as devices
-    from bnn.training.run import Run
-
-    config, result = distilled
-    fields = read_config(result.folder)
-    data = load_data(fields)
-    session = Session(Run(result.folder, fields, resume=True), data, devices.start("cpu", "no"), data.class_counts)
-    images = TrainingImages(session, seed=0, size=16, mixup=True)
-    batch = data.splits["train"].__getitems__([3, 1, 4, 15])
-    mixed = images({**batch, "epoch": 2})
-    alone = images({**data.splits["train"].__getitems__([4]), "epoch": 2})
-    assert torch.equal(mixed[2:3], alone)
-    assert not torch.equal(mixed[2:3], images({**data.splits["train"].__getitems__([4]), "epoch": 3}))
-
-    # A balanced partner is of every class as often.
-    images.balanced = True
-    several = data.splits["train"].__getitems__([0] * 2000)
-    several["index"] = torch.arange(2000)
-    _, other = images._mixture(several["index"], 2)
-    assert images.dataset.labels[other].bincount().min() > 190  # of 250 expected, 4 standard deviations
-
-    # The labels have the shares that the images have: on flat images of their labels' brightness both say the same.
-    shares = images.labels({**batch, "epoch": 2}, 8)
-    assert torch.allclose(shares.sum(1), torch.ones(4)) and bool((shares.gather(1, batch["label"][:, None]) > 0).all())
-    images.augmented = lambda stored, index, epoch: images.dataset.labels[index].float().view(-1, 1, 1, 1)
-    brightness = images({**batch, "epoch": 2}).flatten()
-    torch.testing.assert_close(shares @ torch.arange(8.0), brightness)
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -162,6 +140,10 @@ def test_mixing_depends_on_the_image_not_on_the_batch(distilled):
         ({"fixed_balance": 2.0}, "--fixed-balance: expected 0 to 1"),
         ({"mixup": True, "ce_weight": 1.0}, "--ce-weight: expected 0 with --mixup"),
         ({"teacher": "nowhere"}, "nowhere is not a run folder"),
+        ({"two_step": True}, "--epochs: expected at least 2 with --two-step; got 1"),
+        ({"two_step": True, "epochs": 2, "model": "resnet_tiny"}, "--model: expected one with binary layers"),
+        ({"source_images": -1}, "--source-images: expected 0, or more with --data glyphs, .*; got -1"),
+        ({"source_images": 4, "data": "digits"}, "--source-images: expected 0, or more with --data glyphs, .*; got 4"),
         ({"teacher_resolutions": (4,)}, "--teacher-resolutions: expected 8 pixels or more"),
     ],
 )
@@ -169,3 +151,104 @@ def test_wrong_fields_are_named_before_anything_is_trained(tiny, tmp_path, chang
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         candle.run(candle.Config(**{**tiny, **change}, out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def two_step(tiny, teacher, few_source_images, tmp_path_factory):
+    """A run with both options, and what was seen by the objective, the images and `fit`."""
+    folder = tmp_path_factory.mktemp("two-step") / "run"
+    config = candle.Config(
+        **{**tiny, "epochs": 5}, teacher=str(teacher), calibration_steps=10, calibration_views=0, two_step=True,
+        source_images=8, out=folder,
+    )  # fmt: skip
+    seen = {"progress": [], "epoch": [], "fit": []}
+    objective, mixed, fit = candle.objective, TrainingImages.__call__, candle.fit
+
+    def spy_objective(config, balance, fs, kl, progress):
+        seen["progress"].append(progress)
+        return objective(config, balance, fs, kl, progress)
+
+    def spy_images(self, batch):
+        seen["epoch"].append(batch["epoch"])
+        return mixed(self, batch)
+
+    def spy_fit(run, phase, modules, step, dataset, sampler, optimizer, *rest, **options):
+        real = {layer.real_weight for layer in binary_layers(modules)}
+        seen["fit"].append((phase, real, sampler.order(0), len(optimizer.state)))
+        fit(run, phase, modules, step, dataset, sampler, optimizer, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candle, "objective", spy_objective)
+        patch.setattr(TrainingImages, "__call__", spy_images)
+        patch.setattr(candle, "fit", spy_fit)
+        return config, candle.run(config), seen
+
+
+def test_two_steps_are_two_phases_with_real_and_with_binary_weights(two_step):
+    config, result, seen = two_step
+    assert {path.stem for path in (result.folder / "state").iterdir()} == {"calibrate", "distil-real", "distil"}
+    assert [row["epoch"] for row in rows(result.folder, "distil-real", "val")] == [0, 1]
+    assert [row["epoch"] for row in rows(result.folder, "distil", "val")] == [0, 1, 2]
+    _, (real, in_real, first, no_moments), (binary, in_binary, second, none_either) = seen["fit"]
+    assert (real, in_real, no_moments) == ("distil-real", {True}, 0)
+    assert (binary, in_binary, none_either) == ("distil", {False}, 0)
+    assert not torch.equal(first, second)
+    assert seen["progress"] == pytest.approx([i / len(seen["progress"]) for i in range(len(seen["progress"]))])
+    assert sorted(set(seen["epoch"])) == [0, 1, 2, 3, 4] and seen["epoch"] == sorted(seen["epoch"])
+
+
+def test_two_steps_end_with_binary_weights(two_step):
+    config, result, _ = two_step
+    model, data = load_model(result.folder), load_data(read_config(result.folder))
+    packed = bnn.pack(model)
+    logits, labels = predict(model, data.splits["test"], data.preprocess.normalize)
+    again, _ = predict(packed, data.splits["test"], data.preprocess.normalize)
+    torch.testing.assert_close(again, logits, rtol=1e-4, atol=1e-4)
+    assert torch.equal(again.argmax(1), logits.argmax(1))
+    assert result.rows[0]["accuracy"] == pytest.approx(100 * (again.argmax(1) == labels).double().mean().item())
+
+
+@pytest.mark.parametrize("phase", ["distil-real", "distil"])
+def test_an_interrupted_step_continues_to_the_same_bits(two_step, tmp_path, monkeypatch, phase):
+    config, result, _ = two_step
+    log = Run.log
+
+    def interrupt(self, values, **where):
+        if where["phase"] == phase and where["epoch"] == 1:
+            raise KeyboardInterrupt
+        log(self, values, **where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "log", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, out=tmp_path / "run")
+    resumed = run(config, out=tmp_path / "run", resume=True)
+    assert resumed.rows == result.rows
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (result.folder / name).read_bytes(), name
+
+
+def test_the_teacher_labels_source_images_and_the_cross_entropy_leaves_them_out(
+    tiny, teacher, few_source_images, tmp_path, monkeypatch
+):
+    seen = []
+
+    def spy(name, module):
+        original = getattr(module, name)
+
+        def call(first, second, *rest):
+            seen.append((name, len(first), second))
+            return original(first, second, *rest)
+
+        monkeypatch.setattr(module, name, call)
+
+    spy("feature_cosine", candle.losses)
+    spy("kl_distillation", candle.losses)
+    spy("cross_entropy", candle.F)
+    common = {**tiny, "teacher": str(teacher), "calibration_steps": 10, "calibration_views": 0, "mixup": False}
+    candle.run(candle.Config(**common, ce_weight=1.0, source_images=8, out=tmp_path / "run"))
+    sizes = {(name, size) for name, size, _ in seen}
+    assert sizes == {("feature_cosine", 40), ("kl_distillation", 40), ("cross_entropy", 32)}
+    guides = {name: second for name, _, second in seen}
+    assert guides["feature_cosine"].shape == (40, 192) and guides["kl_distillation"].shape == (40, 8)
+    assert guides["cross_entropy"].shape == (32,)

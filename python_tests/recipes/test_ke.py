@@ -5,12 +5,14 @@ import pytest
 import torch
 
 import bnn
-from bnn import models, plotting
+from bnn import models
 from bnn.nn.split_masks import extract_slim, kels
 from bnn.recipes import ke
 from bnn.recipes._session import load_data
 from bnn.training import checkpoint
 from bnn.training.run import load_model, read_config
+
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def rows(folder, split="val"):
@@ -20,15 +22,6 @@ def rows(folder, split="val"):
 
 def weights(folder, phase):
     return checkpoint.load(folder / "state" / f"{phase}.pt")["modules"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_plots():
-    """They take longer than the trainings here."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("reliability", "per_class"):
-            patch.setattr(plotting, name, lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")

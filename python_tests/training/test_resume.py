@@ -3,10 +3,9 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
+from processes import start as start_process
 
 from bnn.cli import main
 
@@ -15,10 +14,7 @@ SHORT, LONG = f"{SMALL} --epochs 8", f"{SMALL} --epochs 400"  # not over before 
 
 
 def start(folder, cwd, environment, flags=SHORT):
-    command = [sys.executable, "-m", "bnn", "train", "plain", *flags.split(), "--out", folder]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return start_process("train", "plain", *flags.split(), "--out", folder, cwd=cwd, environment=environment)
 
 
 def wait_for(process, text):

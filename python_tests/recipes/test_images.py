@@ -1,0 +1,66 @@
+"""From a training batch to the network's input."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bnn.recipes._images import TrainingImages, WithSource
+from bnn.recipes._session import Session, load_data
+from bnn.training import device as devices
+from bnn.training.run import Run, read_config
+
+
+@pytest.fixture(scope="module")
+def session(student) -> Session:
+    """A finished run, open again."""
+    fields = read_config(student)
+    data = load_data(fields)
+    return Session(Run(student, fields, resume=True), data, devices.start("cpu", "no"), data.class_counts)
+
+
+def test_mixing_depends_on_the_image_not_on_the_batch(session):
+    data = session.data
+    images = TrainingImages(session, seed=0, size=16, mixup=True)
+    batch = data.splits["train"].__getitems__([3, 1, 4, 15])
+    mixed = images({**batch, "epoch": 2})
+    alone = images({**data.splits["train"].__getitems__([4]), "epoch": 2})
+    assert torch.equal(mixed[2:3], alone)
+    assert not torch.equal(mixed[2:3], images({**data.splits["train"].__getitems__([4]), "epoch": 3}))
+
+    # A balanced partner is of every class as often.
+    images.balanced = True
+    several = data.splits["train"].__getitems__([0] * 2000)
+    several["index"] = torch.arange(2000)
+    _, other = images._mixture(several["index"], 2)
+    assert images.dataset.labels[other].bincount().min() > 190  # of 250 expected, 4 standard deviations
+
+    # The labels have the shares that the images have: on flat images of their labels' brightness both say the same.
+    shares = images.labels({**batch, "epoch": 2}, 8)
+    assert torch.allclose(shares.sum(1), torch.ones(4)) and bool((shares.gather(1, batch["label"][:, None]) > 0).all())
+    images.augmented = lambda stored, index, epoch: images.dataset.labels[index].float().view(-1, 1, 1, 1)
+    brightness = images({**batch, "epoch": 2}).flatten()
+    torch.testing.assert_close(shares @ torch.arange(8.0), brightness)
+
+
+def test_source_images_follow_from_seed_epoch_and_index(session, few_source_images):
+    images = TrainingImages(session, seed=0, size=16, mixup=True)
+    assert len(WithSource(session, images, 1).source.dataset) == 57  # but the 3 held out
+    batch = {**session.data.splits["train"].__getitems__(list(range(20, 4, -1))), "epoch": 2}
+    two = dataclasses.replace(session, device=SimpleNamespace(processes=2))
+    for count in (2, 6, 16, 40):
+        inputs = WithSource(session, images, count)
+        x, drawn = inputs(batch), inputs.drawn(batch["index"], 2)
+        assert x.shape == (16 + count, 1, 16, 16) and torch.equal(x[:16], images(batch))
+        assert torch.equal(x, WithSource(session, images, count)(batch))
+        assert not torch.equal(drawn, inputs.drawn(batch["index"], 3)) and len(drawn) == count
+        # the halves of the batch in two processes
+        half = WithSource(two, images, count)
+        parts = [{name: batch[name][part] for name in ("image", "index")} for part in (slice(8), slice(8, 16))]
+        both = [half({**part, "epoch": 2})[8:] for part in parts]
+        assert torch.equal(torch.cat(both), x[16:])
+    with pytest.raises(ValueError, match="--source-images: expected a multiple of 2, the number of processes; got 7"):
+        WithSource(two, images, 7)
+    many = WithSource(session, images, 5000).drawn(batch["index"], 0).bincount(minlength=57)
+    assert many.min() > 50  # of 88 expected, 4 standard deviations
