@@ -7,7 +7,7 @@ from pathlib import Path
 
 VERBS = {
     "demo": "the whole story on glyphs, in minutes: train, calibrate, pack, predict",
-    "train": "train RECIPE [flags]: plain, candle, vtst, ke or p2p into a run folder",
+    "train": "train RECIPE [flags]: plain, candle, vtst, ke or p2p into a run folder; train chain FILE: several",
     "eval": "eval RUN|FILE [--data ...]: figures of a run or a packed file",
     "pack": "pack RUN -o FILE: a run as one packed file",
     "predict": "predict FILE IMAGE...: classes of pictures",

@@ -62,7 +62,8 @@ def test_pack_reports_size_and_flips(place, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["bytes"] == target.stat().st_size < facts["training_bytes"] / 10
     assert facts["images"] == 400 and facts["flips"] == 0 and facts["exact"] is True
-    assert facts["accuracy_before"] == facts["accuracy_after"]
+    assert facts["before"]["accuracy"] == facts["after"]["accuracy"]
+    assert facts["before"]["ece"] == pytest.approx(facts["after"]["ece"], abs=1e-3)
     line = fails(capsys, "pack", place / "run", "-o", target)
     assert line == f"bnn: {target} exists: choose another -o, or add --overwrite"
     assert main(["pack", str(place / "run"), "-o", str(target), "--overwrite"]) == 0
@@ -125,7 +126,7 @@ def test_predict_names_a_bad_image_or_file(place, pictures, tmp_path, capsys):
 def test_p2p_reaches_the_packed_file(place, capsys):
     assert main(["train", "p2p", "--from", str(place / "run"), "--device", "cpu", "--overwrite"]) == 0
     table = capsys.readouterr().out
-    assert "| p2p, case 1 " in table and "| control: minus log pi |" in table
+    assert "| p2p, case 1 " in table and "| control: minus log pi " in table
     assert main(["pack", str(place / "run-p2p"), "-o", str(place / "p2p.safetensors"), "--json", "--overwrite"]) == 0
     assert json.loads(capsys.readouterr().out)["flips"] == 0
     offsets = json.loads((place / "run-p2p" / "posthoc.json").read_text())["logit_offsets"]

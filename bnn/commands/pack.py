@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
 
 
 def pack_run(target: Target, output: Path, *, exact: bool = False, overwrite: bool = False) -> dict[str, Any]:
-    """Write `target` to `output`; returns sizes in bytes, flips and accuracies (percent) on the test split.
+    """Write `target` to `output`; returns sizes in bytes, flips, and the figures on the test split before and after.
 
     Raises:
         ValueError: the file exists and `overwrite` is False, or it is a folder.
@@ -70,21 +70,23 @@ def pack_run(target: Target, output: Path, *, exact: bool = False, overwrite: bo
         "flips": flips,
         "same_class": 100 * (1 - flips / len(labels)),
         "largest_logit_difference": torch.max((before - after).abs()).item(),
-        "accuracy_before": metrics.accuracy(before, labels),
-        "accuracy_after": metrics.accuracy(after, labels),
+        "before": metrics.evaluate(before, labels, data.class_counts),
+        "after": metrics.evaluate(after, labels, data.class_counts),
     }
 
 
 def describe(facts: dict[str, Any]) -> str:
     """The facts of `pack_run` for people."""
     ratio = facts["training_bytes"] / facts["bytes"]
-    change = facts["accuracy_after"] - facts["accuracy_before"]
+    before, after = facts["before"], facts["after"]
+    change = after["accuracy"] - before["accuracy"]
     return "\n".join(
         [
             f"file          {facts['file']}",
             f"size          {facts['bytes'] / 1e6:.3f} MB, {ratio:.1f} times below the training weights",
             f"same class    {facts['same_class']:.2f} % of {facts['images']} test images ({facts['flips']} flips)",
-            f"accuracy      {facts['accuracy_before']:.2f} -> {facts['accuracy_after']:.2f} % ({change:+.2f} points)",
+            f"accuracy      {before['accuracy']:.2f} -> {after['accuracy']:.2f} % ({change:+.2f} points)",
+            f"ECE           {before['ece']:.2f} -> {after['ece']:.2f} %",
             f"logits        differ by at most {facts['largest_logit_difference']:.2g}",
         ]
     )
