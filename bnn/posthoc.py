@@ -1,8 +1,9 @@
-"""Corrections of a trained classifier that need no training: temperature, logit adjustment, Prior2Posterior.
+"""Corrections of a trained classifier: temperature, logit adjustment, Prior2Posterior, DROPS, tau-normalization.
 
-All yield what `apply` (and a packed model) computes: logits / temperature + offsets. Where both are used, fit the
-temperature first and estimate the offsets on logits / temperature. N images, K classes; computed in float64.
-A constant added to all offsets changes neither class nor probability.
+All but the last, which rescales the rows of a linear classifier, yield what `apply` (and a packed model) computes:
+logits / temperature + offsets. Where both are used, fit the temperature first and estimate the offsets on logits /
+temperature. N images, K classes, D features; computed in float64. A constant added to all offsets changes neither class
+nor probability.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnn.metrics import check_counts, check_logits
+from bnn.metrics import check_counts, check_logits, class_accuracy
 
 SMALLEST_PRIOR = 1e-8
 LOG_T_BOUND = 6.9
+TAUS = tuple(i / 20 for i in range(21))
+DELTA = 0.9
+DROPS_STEPS = 1000
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -30,8 +34,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     Source: Guo et al., ICML 2017, section 4.2.
     """
     z, labels = check_logits(logits, labels)
-    if z.isinf().any():
-        raise ValueError("logits: expected finite values, got -inf; a temperature can't scale it")
+    _check_finite(z, "a temperature can't scale it")
     spread = z.std(1, correction=0).square().mean().sqrt().item()
     if spread == 0:
         return 1.0
@@ -88,6 +91,72 @@ def prior2posterior(
     return (strength * (-log_prior - math.log(num_classes))).float()
 
 
+def drops(logits: Tensor, labels: Tensor, counts: Tensor | Sequence[int], *, delta: float = DELTA) -> Tensor:
+    """Offsets that scale class y's probability by g_y / pi_y, g the worst prior near the uniform one, float32 [K].
+
+        p'_i ~ softmax(z_i) g / pi,   L_y = mean over the images of class y of -log p'_iy,   pi = counts / sum(counts)
+        g maximizes sum_y g_y L_y over KL(g || 1/K) <= delta,   offsets = log g - log pi
+    From g = 1/K, g <- softmax(s (log g + L)) until it stands still, s in [0, 1] the largest that keeps g in the ball.
+    Where the ball binds, this ends at g ~ exp(L / lambda), the stationary point of the authors' code. delta 0 is logit
+    adjustment; log K or more minimizes the loss of the worst class.
+
+    logits [N, K], labels int [N]: a validation split with an image of every class; counts [K]: the training set of a
+    model trained with plain cross-entropy (equal counts where it was logit-adjusted). ValueError: shapes, labels, a
+    class without images, NaN, -inf, probabilities instead of logits, delta below 0.
+    Source: Wei et al., DROPS, ICLR 2023, by the authors' code (uniform reference, KL(g || .), cross-entropy, training
+    prior). Ours: the projection, where it steps lambda by gradient (25 steps), since that can make lambda negative;
+    delta 0.9, which is the example there for CIFAR-10. That code also offers the 0-1 loss, reverse KL, l1 and l2.
+    """
+    z, labels = check_logits(logits, labels)
+    _check_finite(z, "a class of probability 0 can't be scaled up")
+    num_classes = z.shape[1]
+    counts = check_counts(counts, num_classes)
+    images = labels.bincount(minlength=num_classes)
+    if not images.all():
+        raise ValueError(f"labels: class {int(images.argmin())} has no image; expected a split that has every class")
+    if not delta >= 0:
+        raise ValueError(f"delta: expected a number of 0 or more, got {delta}")
+    log_pi = (counts / counts.sum()).log()
+    log_g = torch.full_like(log_pi, -math.log(num_classes))
+    for _ in range(DROPS_STEPS):
+        losses = F.cross_entropy(z + log_g - log_pi, labels, reduction="none")
+        last, log_g = log_g, _into_ball(log_g + labels.bincount(losses, num_classes) / images, delta)
+        if torch.allclose(last, log_g, rtol=0, atol=1e-6):
+            break
+    return (log_g - log_pi).float()
+
+
+def tau_normalize(weight: Tensor, tau: float) -> Tensor:
+    """w_k / ||w_k||^tau for the rows of a linear classifier [K, D], same dtype; its bias is to be dropped.
+
+    tau 0 changes nothing, 1 makes all rows equally long; a row of zeros stays. ValueError: shape, NaN, infinity, tau
+    outside 0 to 1. Source: Kang et al., ICLR 2020, tau-normalized classifier.
+    """
+    _check_weight(weight)
+    if not 0 <= tau <= 1:
+        raise ValueError(f"tau: expected a number from 0 to 1, got {tau}")
+    w = weight.detach().double()
+    length = w.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    return (w / length**tau).to(weight.dtype)
+
+
+def fit_tau(weight: Tensor, features: Tensor, labels: Tensor, taus: Sequence[float] = TAUS) -> float:
+    """The smallest of `taus` with the highest mean class accuracy of features @ tau_normalize(weight, tau).T.
+
+    weight [K, D], features [N, D] and labels int [N] of a validation split; classes without images don't count.
+    ValueError: as `tau_normalize`; shapes, labels, NaN, no tau. Source: Kang et al., ICLR 2020: tau is chosen on
+    validation data; the default grid, 0 to 1 in steps of 0.05, is ours.
+    """
+    _check_weight(weight)
+    if not taus:
+        raise ValueError("taus: expected at least one number from 0 to 1, got none")
+    if features.ndim != 2 or features.shape[1:] != weight.shape[1:]:
+        raise ValueError(f"features: expected shape [N, {weight.shape[1]}], got {list(features.shape)}")
+    weight, features = weight.detach().cpu().double(), features.detach().cpu().double()
+    accuracies = {t: class_accuracy(features @ tau_normalize(weight, t).T, labels).nanmean().item() for t in taus}
+    return max(sorted(accuracies), key=accuracies.__getitem__)
+
+
 def apply(logits: Tensor, temperature: float = 1.0, offsets: Tensor | None = None) -> Tensor:
     """logits [N, K] / temperature + offsets [K]. ValueError: temperature not above 0, number of offsets."""
     if not temperature > 0:
@@ -97,3 +166,30 @@ def apply(logits: Tensor, temperature: float = 1.0, offsets: Tensor | None = Non
     if offsets.shape != logits.shape[-1:]:
         raise ValueError(f"offsets: expected shape {list(logits.shape[-1:])}, got {list(offsets.shape)}")
     return logits / temperature + offsets.to(logits.device)
+
+
+def _check_finite(z: Tensor, why: str) -> None:
+    if z.isinf().any():
+        raise ValueError(f"logits: expected finite values, got -inf; {why}")
+
+
+def _check_weight(weight: Tensor) -> None:
+    if weight.ndim != 2 or not weight.is_floating_point() or not weight.isfinite().all():
+        found = f"{weight.dtype} {list(weight.shape)}"
+        raise ValueError(f"weight: expected finite floating point [K, D], one row a class, got {found}")
+
+
+def _into_ball(log_g: Tensor, delta: float) -> Tensor:
+    """log softmax(s log_g) [K], s in [0, 1] the largest with KL(softmax(s log_g) || 1/K) <= delta; it grows with s."""
+
+    def divergence(log_p: Tensor) -> float:
+        return (log_p.exp() * log_p).sum().item() + math.log(len(log_p))
+
+    low, high = 0.0, 1.0
+    if divergence(log_g.log_softmax(0)) <= delta:
+        return log_g.log_softmax(0)
+    for _ in range(50):
+        middle = (low + high) / 2
+        inside = divergence((middle * log_g).log_softmax(0)) <= delta
+        low, high = (middle, high) if inside else (low, middle)
+    return (low * log_g).log_softmax(0)

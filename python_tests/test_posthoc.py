@@ -1,5 +1,3 @@
-import functools
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -104,83 +102,106 @@ def test_apply():
     assert posthoc.apply(logits.bfloat16(), 2.0, offsets).dtype == torch.float32
 
 
-CLASSES = 10
-TRAINING = {  # bias, weight decay on W, label smoothing
-    "bias": (True, 0.0, 0.0),
-    "weight decay": (True, 1e-2, 0.0),
-    "no bias": (False, 1e-2, 0.0),
-    "label smoothing": (True, 0.0, 0.1),
-}
+def blobs(images=300, classes=6, features=5):
+    """Classifier, features and labels: six classes around the rows of the classifier, whose lengths fall by half."""
+    generator = torch.Generator().manual_seed(5)
+    w = F.normalize(torch.randn(classes, features, generator=generator, dtype=torch.float64))
+    labels = torch.arange(images) % classes
+    x = 2 * w[labels] + torch.randn(images, features, generator=generator, dtype=torch.float64)
+    return w * 0.5 ** torch.arange(classes)[:, None], x, labels
 
 
-@functools.cache
-def gaussians() -> tuple[Tensor, ...]:
-    """Ten Gaussian classes in 8 dimensions, 1000 down to 10 training points (imbalance 100), 500 test points each."""
-    generator = torch.Generator().manual_seed(0)
-    means = 0.6 * torch.randn(CLASSES, 8, generator=generator, dtype=torch.float64)
-    counts = (1000 * 0.01 ** (torch.arange(CLASSES) / (CLASSES - 1))).long()
-
-    def draw(sizes: Tensor) -> tuple[Tensor, Tensor]:
-        y = torch.arange(CLASSES).repeat_interleave(sizes)
-        return means[y] + torch.randn(len(y), 8, generator=generator, dtype=torch.float64), y
-
-    return counts, *draw(counts), *draw(torch.full((CLASSES,), 500))
+def test_tau_normalize():
+    w, _, _ = blobs()
+    torch.testing.assert_close(posthoc.tau_normalize(w, 0.0), w)
+    torch.testing.assert_close(posthoc.tau_normalize(w, 1.0), F.normalize(w))
+    torch.testing.assert_close(posthoc.tau_normalize(w, 0.5), w / w.norm(dim=1, keepdim=True).sqrt())
+    assert posthoc.tau_normalize(w.bfloat16(), 0.3).dtype == torch.bfloat16
+    assert posthoc.tau_normalize(torch.zeros(2, 3), 1.0).abs().max() == 0
 
 
-@functools.cache
-def linear_softmax(training: str, adjusted: bool) -> tuple[Tensor, Tensor]:
-    """Logits of the training and of the test points; `adjusted`: trained with softmax(z + log pi)."""
-    counts, x, y, test_x, _ = gaussians()
-    bias, decay, smoothing = TRAINING[training]
-    w = torch.zeros(8, CLASSES, dtype=torch.float64, requires_grad=True)
-    b = torch.zeros(CLASSES, dtype=torch.float64, requires_grad=bias)
-    offset = (counts / counts.sum()).double().log() * adjusted
-    optimizer = torch.optim.LBFGS([w, b][: 1 + bias], max_iter=300, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(x @ w + b + offset, y, label_smoothing=smoothing) + decay / 2 * w.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return (x @ w + b).detach(), (test_x @ w + b).detach()
+def test_tau_normalize_with_tau_1_forgets_the_lengths():
+    w, _, _ = blobs()
+    stretched = w * torch.rand(6, 1, dtype=torch.float64).add(0.1)
+    torch.testing.assert_close(posthoc.tau_normalize(stretched, 1.0), posthoc.tau_normalize(w, 1.0))
 
 
-def mean_accuracy(logits: Tensor, offsets: Tensor | None = None) -> float:
-    return metrics.class_accuracy(posthoc.apply(logits, offsets=offsets), gaussians()[-1]).mean().item()
+def test_fit_tau_takes_the_best_of_the_grid():
+    w, x, y = blobs()
+    means = {tau: metrics.class_accuracy(x @ posthoc.tau_normalize(w, tau).T, y).mean() for tau in posthoc.TAUS}
+    tau = posthoc.fit_tau(w, x, y)
+    assert means[tau] == max(means.values()) > means[0.0] + 10
+    assert all(means[other] < means[tau] for other in means if other < tau), "the smallest of the best"
+    assert posthoc.fit_tau(100 * w, x / 7, y) == tau
+    assert posthoc.fit_tau(F.normalize(w), x, y) == 0
+    assert posthoc.fit_tau(w, x, y, taus=(1.0, 0.5)) in (0.5, 1.0)
 
 
-@pytest.mark.parametrize("training", ["bias", "weight decay"])
-def test_free_bias_learns_the_class_frequencies(training):
-    """A stationary bias means sum_i p(y|x_i) = n_y, so that Prior2Posterior is logit adjustment."""
-    train, test = linear_softmax(training, adjusted=False)
-    counts = gaussians()[0]
-    frequencies = posthoc.logit_adjustment(counts) - torch.tensor(CLASSES).log()
-    torch.testing.assert_close(posthoc.prior2posterior(train), frequencies, rtol=0, atol=1e-3)
-    assert mean_accuracy(test, posthoc.prior2posterior(train)) == pytest.approx(
-        mean_accuracy(test, posthoc.logit_adjustment(counts)), abs=0.1
-    )
-    assert mean_accuracy(test, posthoc.prior2posterior(train)) > mean_accuracy(test) + 5
+def hard_class():
+    """Logits and labels of a balanced split; class 2 loses to 0 and 1 more often than not."""
+    generator = torch.Generator().manual_seed(4)
+    labels = torch.arange(600) % 3
+    logits = torch.randn(600, 3, generator=generator, dtype=torch.float64)
+    return logits + torch.tensor([2.0, 2.0, 0.5])[labels, None] * F.one_hot(labels), labels
 
 
-@pytest.mark.parametrize("training", ["no bias", "label smoothing"])
-def test_prior2posterior_gains_where_the_learned_prior_is_another(training):
-    train, test = linear_softmax(training, adjusted=False)
-    corrected = mean_accuracy(test, posthoc.prior2posterior(train))
-    assert corrected > mean_accuracy(test, posthoc.logit_adjustment(gaussians()[0])) + 3
-    assert corrected > mean_accuracy(test) + 5
+def divergence(offsets: Tensor, counts: Tensor) -> float:
+    """KL(g || 1/K) of the g in offsets = log g - log pi + constant."""
+    log_g = (offsets + counts.log()).log_softmax(0)
+    return (log_g.exp() * (log_g - torch.tensor(1 / len(log_g)).log())).sum().item()
 
 
-@pytest.mark.parametrize("training", TRAINING)
-def test_case_2_is_not_below_logit_adjusted_training(training):
-    train, test = linear_softmax(training, adjusted=True)
-    corrected = mean_accuracy(test, posthoc.prior2posterior(train, gaussians()[0]))
-    assert corrected > mean_accuracy(test) - 0.1
-    assert corrected > mean_accuracy(test, posthoc.prior2posterior(train)), "case 1 over-corrects here"
+@pytest.mark.parametrize("counts", [[1, 1, 1], [100, 10, 1]])
+def test_drops_raises_the_worst_class(counts):
+    logits, labels = hard_class()
+    logits = logits + torch.tensor(counts).log()  # what a model trained with these counts would say
+    worst, loss = [], []
+    for delta in (0.0, 0.02, 2.0):
+        z = posthoc.apply(logits, offsets=posthoc.drops(logits, labels, counts, delta=delta))
+        worst.append(metrics.class_accuracy(z, labels).min())
+        loss.append(max(F.cross_entropy(z[labels == k], labels[labels == k]) for k in range(3)))
+    assert worst[0] < worst[1] < worst[2] and worst[2] > worst[0] + 5
+    assert loss[0] > loss[1] > loss[2]
+
+
+def test_drops_without_a_ball_makes_all_classes_equally_hard():
+    logits, labels = hard_class()
+    z = logits + posthoc.drops(logits, labels, [1, 1, 1], delta=2.0)
+    losses = torch.stack([F.cross_entropy(z[labels == k], labels[labels == k]) for k in range(3)])
+    torch.testing.assert_close(losses, losses.mean().expand(3), rtol=0, atol=1e-5)
+
+
+def test_drops_is_logit_adjustment_where_the_ball_is_a_point():
+    logits, labels = calibration_set()
+    counts = [400, 200, 100, 50, 20, 10, 5, 2]
+    offsets = posthoc.drops(logits, labels, counts, delta=0.0)
+    torch.testing.assert_close(offsets.log_softmax(0), posthoc.logit_adjustment(counts).log_softmax(0))
+
+
+def test_drops_ends_on_the_ball_where_g_is_exponential_in_the_losses():
+    logits, labels = hard_class()
+    counts = torch.tensor([9.0, 4.0, 2.0])
+    offsets = posthoc.drops(logits, labels, counts, delta=0.02)
+    assert divergence(offsets, counts) == pytest.approx(0.02, rel=1e-4)
+    log_g = (offsets + counts.log()).double()
+    losses = torch.stack([F.cross_entropy((logits + offsets)[labels == k], labels[labels == k]) for k in range(3)])
+    slope = (log_g[1:] - log_g[:-1]) / (losses[1:] - losses[:-1])  # 1 / lambda
+    assert slope[0].item() == pytest.approx(slope[1].item(), rel=1e-3) and slope[0] > 0
+
+
+def test_drops_does_not_depend_on_what_the_offsets_cancel():
+    logits, labels = hard_class()
+    counts, shift = torch.tensor([9.0, 4.0, 2.0]), torch.tensor([0.3, -0.7, 1.1])
+    offsets = posthoc.drops(logits, labels, counts)
+    torch.testing.assert_close(posthoc.drops(logits, labels, 10 * counts).log_softmax(0), offsets.log_softmax(0))
+    moved = posthoc.drops(logits + shift + torch.randn(600, 1), labels, counts * shift.exp())
+    torch.testing.assert_close((moved + shift).log_softmax(0), offsets.log_softmax(0), rtol=0, atol=1e-5)
+    again = torch.cat([torch.arange(600), torch.arange(0, 600, 3).repeat(4)])  # class 0 five times as often
+    torch.testing.assert_close(posthoc.drops(logits[again], labels[again], counts), offsets, rtol=0, atol=1e-5)
 
 
 Z, Y = calibration_set(images=20)
+EVERY = torch.arange(20) % 8
 
 
 @pytest.mark.parametrize(
@@ -192,6 +213,18 @@ Z, Y = calibration_set(images=20)
         (lambda: posthoc.fit_temperature(Z.masked_fill(Z > 5, -torch.inf), Y), "got -inf"),
         (lambda: posthoc.prior2posterior(Z, [1, 2]), r"class counts: expected shape \[8\]"),
         (lambda: posthoc.logit_adjustment([3, 0]), "class counts: class 1 has 0 training images"),
+        (lambda: posthoc.drops(Z.softmax(1), Y, [1] * 8), "looks like probabilities"),
+        (lambda: posthoc.drops(Z.masked_fill(Z > 5, -torch.inf), Y, [1] * 8), "got -inf; a class of probability 0"),
+        (lambda: posthoc.drops(Z, EVERY.clamp_max(6), [1] * 8), "labels: class 7 has no image"),
+        (lambda: posthoc.drops(Z, Y, [1, 2]), r"class counts: expected shape \[8\]"),
+        (lambda: posthoc.drops(Z, EVERY, [1] * 8, delta=-1.0), "delta: expected a number of 0 or more, got -1"),
+        (lambda: posthoc.tau_normalize(Z[0], 0.5), r"weight: expected finite floating point \[K, D\].*got .*\[8\]"),
+        (lambda: posthoc.tau_normalize(Z / 0, 0.5), "weight: expected finite"),
+        (lambda: posthoc.tau_normalize(Z, 1.5), "tau: expected a number from 0 to 1, got 1.5"),
+        (lambda: posthoc.fit_tau(Z[0], Z, Y), "weight: expected finite"),
+        (lambda: posthoc.fit_tau(Z, Z[:, :3], Y), r"features: expected shape \[N, 8\], got \[20, 3\]"),
+        (lambda: posthoc.fit_tau(Z[:8], Z, Y[:3]), "labels: expected integers of shape"),
+        (lambda: posthoc.fit_tau(Z[:8], Z, Y, taus=()), "taus: expected at least one"),
         (lambda: posthoc.apply(Z, temperature=0.0), "temperature: expected a number above 0"),
         (lambda: posthoc.apply(Z, offsets=torch.ones(3)), r"offsets: expected shape \[8\], got \[3\]"),
     ],

@@ -3,8 +3,10 @@
     case 1, cross-entropy      P_m = mean_i softmax(z_i),              z' = z - log P_m
     case 2, balanced softmax   q = mean_i softmax(z_i + log pi),       z' = z - log(q / pi)
 
-Nothing is trained. The mean runs over the training images without augmentation, the model in eval mode. Beside it
-stands the control that knows only the class counts: z - log pi (for a model of case 2 that is z itself).
+Nothing is trained. The mean runs over the training images without augmentation, the model in eval mode. In case 1
+three controls stand beside it: z - log pi, which knows only the class counts, and two fitted on the labels of the
+validation split, tau-normalization (of a linear classifier) and DROPS. For a model of case 2 the first is z itself, and
+the others are published for cross-entropy: it gets none.
 """
 
 import shutil
@@ -12,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnn import posthoc
 from bnn.recipes import _report
 from bnn.recipes._config import From, RunConfig, require
 from bnn.recipes._report import Result
-from bnn.recipes._session import begin_from
+from bnn.recipes._session import Session, begin_from
 from bnn.training.run import load_model
 
 
@@ -60,8 +62,8 @@ def run(config: Config) -> Result:
         _report.row(f"p2p, case {case}", after, labels, counts),
     ]
     if case == 1:
-        control = posthoc.apply(logits, offsets=posthoc.logit_adjustment(counts))
-        rows.append(_report.row("control: minus log pi", control, labels, counts))
+        found = controls(session, model, logits)
+        rows += [_report.row(f"control: {name}", scores, labels, counts) for name, scores in found.items()]
     if session.run.main:
         shutil.copyfile(origin / "model.safetensors", session.run.folder / "model.safetensors")
     session.run.write_json("posthoc.json", {"temperature": 1.0, "logit_offsets": offsets.tolist()})
@@ -71,6 +73,21 @@ def run(config: Config) -> Result:
 def detect_case(fields: dict[str, Any]) -> int:
     """2 for a run trained with balanced softmax, else 1: what counts is the softmax that the training loss saw."""
     return 2 if fields.get("loss") == "balanced_softmax" else 1
+
+
+def controls(session: Session, model: Any, logits: Tensor) -> dict[str, Tensor]:
+    """Logits of the test split as other corrections have them, by name; `logits` are the model's own."""
+    counts, val, test = session.data.class_counts, session.data.splits["val"], session.data.splits["test"]
+    found = {"minus log pi": posthoc.apply(logits, offsets=posthoc.logit_adjustment(counts))}
+    if val is test:  # the source split: no labels to fit on
+        return found
+    if isinstance(model.classifier, nn.Linear):
+        weight = model.classifier.weight.detach().cpu()
+        tau = posthoc.fit_tau(weight, *_report.outputs(session, model.features, val))
+        features, _ = _report.outputs(session, model.features, test)
+        found["tau-normalized"] = features @ posthoc.tau_normalize(weight, tau).T
+    offsets = posthoc.drops(*_report.outputs(session, model, val), counts)
+    return found | {"DROPS": posthoc.apply(logits, offsets=offsets)}
 
 
 def as_in_training(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:

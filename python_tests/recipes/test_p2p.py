@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
-from bnn import posthoc
-from bnn.recipes import p2p, plain
+from bnn import metrics, posthoc
+from bnn.recipes import p2p, plain, vtst
 from bnn.recipes._session import load_data
 from bnn.training.predict import predict
 from bnn.training.run import load_model, read_config
@@ -16,7 +16,13 @@ def corrected(student, tmp_path_factory):
 
 
 def test_the_folder_holds_the_same_model_and_the_offsets_of_case_1(student, corrected):
-    assert [row["name"] for row in corrected.rows] == ["before", "p2p, case 1", "control: minus log pi"]
+    assert [row["name"] for row in corrected.rows] == [
+        "before",
+        "p2p, case 1",
+        "control: minus log pi",
+        "control: tau-normalized",
+        "control: DROPS",
+    ]
     assert (corrected.folder / "model.safetensors").read_bytes() == (student / "model.safetensors").read_bytes()
     stored = json.loads((corrected.folder / "posthoc.json").read_text())
     data = load_data(read_config(student))
@@ -66,3 +72,32 @@ def test_wrong_origins_are_named(student, corrected, tmp_path):
         p2p.run(p2p.Config(from_run=str(corrected.folder)))
     with pytest.raises(ValueError, match="holds a run already"):
         p2p.run(p2p.Config(from_run=str(student), device="cpu", out=corrected.folder))
+
+
+def test_controls_that_do_not_apply_are_left_out(student, tiny, tmp_path, no_plots, few_source_images):
+    head = vtst.Config(
+        from_run=str(student), latent_features=4, samples=2, views=0, steps=1, batch_size=64, controls=(), loss="ce",
+        device="cpu", out=tmp_path / "vtst",
+    )  # fmt: skip
+    variational = vtst.run(head).folder
+    result = p2p.run(p2p.Config(from_run=str(variational), device="cpu"))
+    assert [row["name"] for row in result.rows[2:]] == ["control: minus log pi", "control: DROPS"]
+
+    source = plain.run(plain.Config(**tiny, split="source", out=tmp_path / "source")).folder
+    result = p2p.run(p2p.Config(from_run=str(source), device="cpu"))
+    assert [row["name"] for row in result.rows[2:]] == ["control: minus log pi"], "its val split is its test split"
+
+
+def test_controls_are_fitted_on_the_validation_split(student, corrected):
+    data, model = load_data(read_config(student)), load_model(student)
+    val, test = data.splits["val"], data.splits["test"]
+    weight, normalize = model.classifier.weight.detach(), data.preprocess.normalize
+    predict(model, val, normalize)  # puts it in eval mode
+    tau = posthoc.fit_tau(weight, *predict(model.features, val, normalize))
+    features, labels = predict(model.features, test, normalize)
+    expected = metrics.class_accuracy(features @ posthoc.tau_normalize(weight, tau).T, labels).mean().item()
+    assert corrected.rows[3]["mean"] == pytest.approx(expected)
+    logits, _ = predict(model, test, normalize)
+    offsets = posthoc.drops(*predict(model, val, normalize), data.class_counts)
+    expected = metrics.class_accuracy(logits + offsets, labels).mean().item()
+    assert corrected.rows[4]["mean"] == pytest.approx(expected)
