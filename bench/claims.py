@@ -3,75 +3,138 @@
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-METRICS = ("mean", "many", "medium", "few", "ece")
 FINAL_DRAWS = (4, 5, 6)  # choices were made on draw 0; an earlier default was tabled on 1, 2, 3
+GROUPS = ("mean", "many", "medium", "few", "ece")
 
-# name -> flags of `bnn train`; one student each, equal epochs
-STUDENTS = {
+BALANCED = ["plain", "--loss", "balanced_softmax"]
+SMALL = ["--imbalance", "1", "--n-max", "20"]  # no long tail, few images: where a network grows over-confident
+EVOLUTION = ["ke", "--imbalance", "1", "--n-max", "10", "--epochs", "12", "--generations", "6"]
+
+NAMED = r"\{([\w-]+)\}"
+# name -> arguments of `bnn train`; {name} is the folder of another run of the same draw, which is trained first
+RUNS: dict[str, list[str]] = {
+    "source-student": ["plain", "--split", "source", "--epochs", "6", "--lr", "2e-3"],
     "ce": ["plain", "--loss", "ce"],
-    "balanced": ["plain", "--loss", "balanced_softmax"],
-    "balanced-mixup": ["plain", "--loss", "balanced_softmax", "--mixup"],
-    "pretrained-balanced": ["plain", "--loss", "balanced_softmax", "--from", "{out}/source-student"],
+    "las": ["plain", "--loss", "label_aware_smoothing"],
+    "balanced": BALANCED,
+    "balanced-mixup": [*BALANCED, "--mixup"],
+    "pretrained-balanced": [*BALANCED, "--from", "{source-student}"],
+    "full": ["plain", "--imbalance", "1", "--epochs", "5"],
+    "kd": ["candle", "--calibration-loss", "ce", "--balance", "fixed", "--fixed-balance", "1", "--no-mixup"],
+    "candle-t1": ["candle", "--temperature", "1", "--no-mixup"],
     "candle": ["candle"],
     "candle-no-mixup": ["candle", "--no-mixup"],
-    "candle-t1": ["candle", "--temperature", "1", "--no-mixup"],
-}
-SOURCE = ["plain", "--split", "source", "--epochs", "6", "--lr", "2e-3"]
-
-# row of the table -> run and row of its table.json
-ROWS = {
-    "cross-entropy": ("ce", 0),
-    "cross-entropy, minus log pi": ("ce-p2p", 2),
-    "cross-entropy + P2P": ("ce-p2p", 1),
-    "balanced softmax": ("balanced", 0),
-    "balanced softmax, mixup": ("balanced-mixup", 0),
-    "pretrained on source, then balanced softmax": ("pretrained-balanced", 0),
-    "CANDLE, literal T = 1": ("candle-t1", 0),
-    "CANDLE, literal T = 1, + P2P": ("candle-t1-p2p", 1),
-    "CANDLE, T = 8, without mixup": ("candle-no-mixup", 0),
-    "CANDLE (T = 8, mixup)": ("candle", 0),
-    "CANDLE + P2P": ("candle-p2p", 1),
-    "calibrated teacher (full precision)": ("candle", 1),
+    "candle-ce": ["candle", "--calibration-loss", "ce"],
+    "candle-las": ["candle", "--calibration-loss", "label_aware_smoothing"],
+    "candle-fixed": ["candle", "--balance", "fixed"],
+    "candle-multires": ["candle", "--teacher-resolutions", "24", "32", "40"],
+    "candle-two-step": ["candle", "--two-step"],
+    "candle-source": ["candle", "--source-images", "32"],
+    **{
+        f"{name}-p2p": ["p2p", "--from", f"{{{name}}}"]
+        for name in ("ce", "balanced", "kd", "candle-t1", "candle", "candle-no-mixup", "candle-ce", "candle-las")
+    },
 }
 
+# table -> row -> (run, row of its table.json)
+TABLES: dict[str, dict[str, tuple[str, int]]] = {
+    "main": {
+        "cross-entropy": ("ce", 0),
+        "cross-entropy, minus log pi": ("ce-p2p", 2),
+        "cross-entropy + P2P": ("ce-p2p", 1),
+        "label-aware smoothing": ("las", 0),
+        "balanced softmax": ("balanced", 0),
+        "balanced softmax, mixup": ("balanced-mixup", 0),
+        "pretrained on source, then balanced softmax": ("pretrained-balanced", 0),
+        "distillation alone": ("kd", 0),
+        "distillation alone, + P2P": ("kd-p2p", 1),
+        "CANDLE, literal T = 1": ("candle-t1", 0),
+        "CANDLE, literal T = 1, + P2P": ("candle-t1-p2p", 1),
+        "CANDLE (T = 8, mixup)": ("candle", 0),
+        "CANDLE + P2P": ("candle-p2p", 1),
+        "calibrated teacher (full precision)": ("candle", 1),
+        "cross-entropy on the balanced set, same steps": ("full", 0),
+    },
+    "ablations": {
+        "CANDLE": ("candle", 0),
+        "CANDLE + P2P": ("candle-p2p", 1),
+        "without mixup": ("candle-no-mixup", 0),
+        "without mixup, + P2P": ("candle-no-mixup-p2p", 1),
+        "teacher's classifier by cross-entropy": ("candle-ce", 0),
+        "teacher's classifier by cross-entropy, + P2P": ("candle-ce-p2p", 1),
+        "balance fixed at 0.5": ("candle-fixed", 0),
+        "teacher calibrated at 24, 32 and 40 pixels": ("candle-multires", 0),
+        "teacher's classifier by label-aware smoothing": ("candle-las", 0),
+        "teacher's classifier by label-aware smoothing, + P2P": ("candle-las-p2p", 1),
+        "two steps: real, then binary weights": ("candle-two-step", 0),
+        "32 source images in every batch": ("candle-source", 0),
+    },
+}
 
-def train(arguments: Sequence[str], folder: Path) -> None:
-    """One `bnn train`, unless its table is there already."""
-    if (folder / "table.json").exists():
+
+def needed(names: Sequence[str]) -> list[str]:
+    """The runs `names` and those they start from, in the order of RUNS made topological."""
+    found: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        for before in parents(name):
+            visit(before)
+        found.setdefault(name)
+
+    for name in names:
+        visit(name)
+    return list(found)
+
+
+def parents(name: str) -> list[str]:
+    """Runs whose folders the arguments of run `name` mention."""
+    return re.findall(NAMED, " ".join(RUNS[name]))
+
+
+def folder(name: str, draw: int, out: Path) -> Path:
+    """Where a run lies; the source images, and what learns them, are the same for every draw."""
+    return out / (name if name.startswith("source") else f"{name}-{draw}")
+
+
+def train(name: str, draw: int, out: Path, before: Mapping[Path, Future]) -> None:
+    """One `bnn train`, unless its table is there already; waits for the runs it starts from."""
+    for parent in parents(name):
+        before[folder(parent, draw, out)].result()
+    place = folder(name, draw, out)
+    if (place / "table.json").exists():
         return
-    flags = ["--resume"] if folder.exists() else []
-    command = [sys.executable, "-m", "bnn", "train", *arguments, "--out", str(folder), *flags]
-    with open(folder.with_suffix(".log"), "a") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=log)
+    recipe, *arguments = [re.sub(NAMED, lambda found: str(folder(found[1], draw, out)), word) for word in RUNS[name]]
+    if recipe not in ("p2p", "vtst") and not name.startswith("source"):
+        arguments += ["--draw", str(draw), "--seed", str(draw)]
+    arguments += ["--out", str(place), *(["--resume"] if place.exists() else [])]
+    with open(place.with_suffix(".log"), "a") as log:
+        subprocess.run([sys.executable, "-m", "bnn", "train", recipe, *arguments], check=True, stdout=log, stderr=log)
 
 
-def student(name: str, draw: int, out: Path) -> None:
-    """A student and its P2P correction."""
-    folder = out / f"{name}-{draw}"
-    arguments = [a.format(out=out) for a in STUDENTS[name]]
-    train([*arguments, "--draw", str(draw), "--seed", str(draw)], folder)
-    train(["p2p", "--from", str(folder)], out / f"{name}-p2p-{draw}")
+def spread(values: Sequence[float | None]) -> str:
+    """Mean ± standard deviation."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{statistics.mean(known):.1f} ± {statistics.stdev(known):.1f}" if len(known) > 1 else f"{known[0]:.1f}"
 
 
-def spread(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
-
-
-def table(out: Path, draws: Sequence[int]) -> str:
+def table(name: str, out: Path, draws: Sequence[int]) -> str:
     """Mean ± standard deviation over the draws that are finished (their number is n), in Markdown."""
-    lines = [f"| student | {' | '.join(METRICS)} | n |", f"|---|{'---:|' * (len(METRICS) + 1)}"]
-    for label, (run, index) in ROWS.items():
-        files = [out / f"{run}-{draw}" / "table.json" for draw in draws]
+    lines = [f"| {name} | {' | '.join(GROUPS)} | n |", f"|---|{'---:|' * (len(GROUPS) + 1)}"]
+    for label, (run, index) in TABLES[name].items():
+        files = [folder(run, draw, out) / "table.json" for draw in draws]
         tables = [json.loads(file.read_text()) for file in files if file.exists()]
         if tables:
-            cells = [spread([rows[index][metric] for rows in tables]) for metric in METRICS]
+            cells = [spread([rows[index][metric] for rows in tables]) for metric in GROUPS]
             lines.append(f"| {label} | {' | '.join(cells)} | {len(tables)} |")
     return "\n".join(lines)
 
@@ -80,27 +143,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.claims", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/claims"))
     parser.add_argument("--draws", type=int, nargs="+", default=list(FINAL_DRAWS))
+    parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES))
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each (2)")
-    parser.add_argument("--show", action="store_true", help="print the table of what is finished, run nothing")
+    parser.add_argument("--show", action="store_true", help="print the tables of what is finished, run nothing")
     args = parser.parse_args()
-    if args.show:
-        print(table(args.out, args.draws))
-        return
+    if not args.show:
+        run_all(args)
+    for name in args.tables:
+        print(table(name, args.out, args.draws), end="\n\n")
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """Every run that the tables need, `jobs` at a time."""
     from tqdm import tqdm
 
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
-    jobs = [(name, draw) for draw in args.draws for name in STUDENTS]
-    needs_source = [job for job in jobs if job[0].startswith("pretrained")]
-    with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(jobs) + 1, desc="claims", unit=" runs") as progress:
-        source = pool.submit(train, SOURCE, args.out / "source-student")
-        first = [pool.submit(student, *job, args.out) for job in jobs if job not in needs_source]
-        source.result()
-        later = [pool.submit(student, *job, args.out) for job in needs_source]
-        for future in [source, *first, *later]:
-            future.result()
-            progress.update()
-    print(table(args.out, args.draws))
+    names = needed([run for name in args.tables for run, _ in TABLES[name].values()])
+    jobs: dict[Path, Future] = {}  # a run waits only for runs that were submitted, hence started, before it
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for name in names:
+            for draw in args.draws:
+                place = folder(name, draw, args.out)
+                if place not in jobs:
+                    jobs[place] = pool.submit(train, name, draw, args.out, jobs)
+        for job in tqdm(jobs.values(), desc="claims", unit=" runs"):
+            job.result()
 
 
 if __name__ == "__main__":
