@@ -15,8 +15,13 @@ FINAL_DRAWS = (4, 5, 6)  # choices were made on draw 0; an earlier default was t
 GROUPS = ("mean", "many", "medium", "few", "ece")
 
 BALANCED = ["plain", "--loss", "balanced_softmax"]
-SMALL = ["--imbalance", "1", "--n-max", "20"]  # no long tail, few images: where a network grows over-confident
-EVOLUTION = ["ke", "--imbalance", "1", "--n-max", "10", "--epochs", "12", "--generations", "6"]
+# No long tail, few images, long training: where a network grows over-confident
+SMALL = ["plain", "--imbalance", "1", "--n-max", "20", "--epochs", "60"]
+REAL = ["--model", "resnet_tiny", "--lr", "2e-3"]
+EVOLUTION = [
+    *("ke", "--data", "digits", "--image-size", "16", "--imbalance", "1", "--n-max", "10", "--batch-size", "10"),
+    *("--epochs", "12", "--generations", "6", "--precision", "no"),
+]
 
 NAMED = r"\{([\w-]+)\}"
 # name -> arguments of `bnn train`; {name} is the folder of another run of the same draw, which is trained first
@@ -38,9 +43,26 @@ RUNS: dict[str, list[str]] = {
     "candle-multires": ["candle", "--teacher-resolutions", "24", "32", "40"],
     "candle-two-step": ["candle", "--two-step"],
     "candle-source": ["candle", "--source-images", "32"],
+    "small": SMALL,
+    "small-real": [*SMALL, *REAL],
+    **{f"{name}-vtst": ["vtst", "--from", f"{{{name}}}"] for name in ("ce", "candle", "small", "small-real")},
+    "evolution": EVOLUTION,
+    "evolution-long": [*EVOLUTION, "--control", "long"],
+    "evolution-real": [*EVOLUTION, *REAL],
+    "evolution-real-long": [*EVOLUTION, *REAL, "--control", "long"],
     **{
         f"{name}-p2p": ["p2p", "--from", f"{{{name}}}"]
-        for name in ("ce", "balanced", "kd", "candle-t1", "candle", "candle-no-mixup", "candle-ce", "candle-las")
+        for name in (
+            "ce",
+            "balanced",
+            "kd",
+            "candle-vtst",
+            "candle-t1",
+            "candle",
+            "candle-no-mixup",
+            "candle-ce",
+            "candle-las",
+        )
     },
 }
 
@@ -76,6 +98,32 @@ TABLES: dict[str, dict[str, tuple[str, int]]] = {
         "teacher's classifier by label-aware smoothing, + P2P": ("candle-las-p2p", 1),
         "two steps: real, then binary weights": ("candle-two-step", 0),
         "32 source images in every batch": ("candle-source", 0),
+    },
+    "vtst": {
+        f"{what}: {head}": (run, row)
+        for what, run in {
+            "binary, long tail": "ce-vtst",
+            "binary, 20 images a class": "small-vtst",
+            "real, 20 images a class": "small-real-vtst",
+        }.items()
+        for row, head in enumerate(("source run", "temperature", "TST", "new linear classifier", "V-TST"))
+    },
+    "ke": {
+        f"{what}, {which}": (run, row)
+        for what, run in {"binary": "evolution", "real": "evolution-real"}.items()
+        for which, (run, row) in {
+            "slim, generation 1": (run, 1),
+            "slim, generation 4": (run, 7),
+            "slim, generation 6": (run, 11),
+            "dense, generation 6": (run, 10),
+            "dense, one long training": (f"{run}-long", 0),
+        }.items()
+    },
+    "chain": {
+        "CANDLE": ("candle", 0),
+        "CANDLE, V-TST": ("candle-vtst", -1),
+        "CANDLE, V-TST, P2P": ("candle-vtst-p2p", 1),
+        "CANDLE, P2P": ("candle-p2p", 1),
     },
 }
 
@@ -134,7 +182,7 @@ def table(name: str, out: Path, draws: Sequence[int]) -> str:
         files = [folder(run, draw, out) / "table.json" for draw in draws]
         tables = [json.loads(file.read_text()) for file in files if file.exists()]
         if tables:
-            cells = [spread([rows[index][metric] for rows in tables]) for metric in GROUPS]
+            cells = [spread([rows[index].get(metric) for rows in tables]) for metric in GROUPS]
             lines.append(f"| {label} | {' | '.join(cells)} | {len(tables)} |")
     return "\n".join(lines)
 

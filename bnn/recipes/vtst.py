@@ -47,27 +47,27 @@ class Config(RunConfig):
     """Run whose body is kept (required)."""
     variational: bool = True
     """V-TST; no: TST."""
-    latent_features: int = 32
+    latent_features: int = 128
     """Z, size of the latent; the hidden layers have 3 Z units."""
     samples: int = 10
     """m, samples of z whose probabilities are averaged."""
     sampling_seed: int = 0
     """Seed of these samples: the same input gives the same output."""
-    kl_weight: float = 1.0
+    kl_weight: float = 0.1
     """Factor on KL / Z; 1 is the paper's."""
     loss: Literal["ce", "balanced_softmax"] = "balanced_softmax"
     """Loss of the head; without a long tail both are the same."""
     body_mode: Literal["eval", "released"] = "eval"
     """eval: fixed features; released: as the authors' code, batch norm normalizes by batch and its averages move on."""
-    views: int = 4
+    views: int = 8
     """Augmented views of every image in the cache of features, beside the clean one; body_mode eval only."""
     steps: int = 3000
     """Steps of a head, rounded to whole passes over the cache (released: over the images)."""
     batch_size: int = 256
     """Images a step, over all processes together."""
-    lr: float = 5e-3
+    lr: float = 1e-3
     """Learning rate at the first step (Adam); falls to 0 along half a cosine."""
-    weight_decay: float = 0.0
+    weight_decay: float = 1e-3
     """Weight decay, 1 / step / learning rate."""
     stop_on: Literal["nll", "objective"] = "nll"
     """Validation figure whose minimum decides which pass is kept; objective: NLL + kl_weight KL / Z, as released."""
