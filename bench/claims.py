@@ -99,6 +99,16 @@ TABLES: dict[str, dict[str, tuple[str, int]]] = {
         "two steps: real, then binary weights": ("candle-two-step", 0),
         "32 source images in every batch": ("candle-source", 0),
     },
+    "p2p": {
+        f"{what}: {which}": (f"{run}-p2p", row)
+        for what, run in {
+            "cross-entropy": "ce",
+            "distillation alone": "kd",
+            "CANDLE, literal T = 1": "candle-t1",
+            "CANDLE": "candle",
+        }.items()
+        for which, row in {"itself": 0, "minus log pi": 2, "tau-normalized": 3, "DROPS": 4, "P2P": 1}.items()
+    },
     "vtst": {
         f"{what}: {head}": (run, row)
         for what, run in {
