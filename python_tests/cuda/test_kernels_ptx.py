@@ -184,7 +184,7 @@ def spread(grad: np.ndarray, height: int, width: int) -> np.ndarray:
 TOLERANCE = {"f32": 2e-6, "bf16": 2**-8, "f16": 2**-10}  # of values around 1
 POOL_CASES = [(80, "f32", shape) for shape in POOLS]
 POOL_CASES += [(80, "bf16", POOLS[0]), (80, "f16", POOLS[3]), (120, "f32", POOLS[1]), (120, "bf16", POOLS[3])]
-POOL_CASES += [pytest.param(chip, "f32", POOLS[1], marks=pytest.mark.slow) for chip in (75, 90)]
+POOL_CASES += [(chip, "f32", POOLS[1]) for chip in (75, 90)]
 pools = pytest.mark.parametrize("chip, dtype, shape", POOL_CASES, ids=str)
 
 
