@@ -101,7 +101,7 @@ def test_kept_follows_the_lowest_figure_and_survives_a_checkpoint():
 def test_loss_is_ce_plus_kl_over_z(student, trained, tmp_path):
     config, result = trained
     first = rows(result.folder, "vtst", "train")[0]
-    assert first["loss"] == pytest.approx(first["ce"] + first["kl"], rel=1e-5)
+    assert first["loss"] == pytest.approx(first["ce"] + config.kl_weight * first["kl"], rel=1e-5)
     without = vtst.Config(**QUICK, from_run=str(student), kl_weight=0.0, controls=(), out=tmp_path / "run")
     first = rows(vtst.run(without).folder, "vtst", "train")[0]
     assert first["loss"] == pytest.approx(first["ce"], rel=1e-5) and first["kl"] > 0
