@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from bnn.commands.chain import packed_row
+
 FINAL_DRAWS = (4, 5, 6)  # choices were made on draw 0; an earlier default was tabled on 1, 2, 3
 GROUPS = ("mean", "many", "medium", "few", "ece")
 
@@ -18,10 +20,8 @@ BALANCED = ["plain", "--loss", "balanced_softmax"]
 # No long tail, few images, long training: where a network grows over-confident
 SMALL = ["plain", "--imbalance", "1", "--n-max", "20", "--epochs", "60"]
 REAL = ["--model", "resnet_tiny", "--lr", "2e-3"]
-EVOLUTION = [
-    *("ke", "--data", "digits", "--image-size", "16", "--imbalance", "1", "--n-max", "10", "--batch-size", "10"),
-    *("--epochs", "12", "--generations", "6", "--precision", "no"),
-]
+EVOLUTION = """ke --data digits --image-size 16 --imbalance 1 --n-max 10 --batch-size 10 --epochs 12 --precision no
+    --generations""".split()
 
 NAMED = r"\{([\w-]+)\}"
 # name -> arguments of `bnn train`; {name} is the folder of another run of the same draw, which is trained first
@@ -46,23 +46,14 @@ RUNS: dict[str, list[str]] = {
     "small": SMALL,
     "small-real": [*SMALL, *REAL],
     **{f"{name}-vtst": ["vtst", "--from", f"{{{name}}}"] for name in ("ce", "candle", "small", "small-real")},
-    "evolution": EVOLUTION,
-    "evolution-long": [*EVOLUTION, "--control", "long"],
-    "evolution-real": [*EVOLUTION, *REAL],
-    "evolution-real-long": [*EVOLUTION, *REAL, "--control", "long"],
+    "evolution": [*EVOLUTION, "6"],
+    "evolution-long": [*EVOLUTION, "6", "--control", "long"],
+    "evolution-real": [*EVOLUTION, "6", *REAL],
+    "evolution-real-8": [*EVOLUTION, "8", *REAL],
+    "evolution-real-long": [*EVOLUTION, "6", *REAL, "--control", "long"],
     **{
         f"{name}-p2p": ["p2p", "--from", f"{{{name}}}"]
-        for name in (
-            "ce",
-            "balanced",
-            "kd",
-            "candle-vtst",
-            "candle-t1",
-            "candle",
-            "candle-no-mixup",
-            "candle-ce",
-            "candle-las",
-        )
+        for name in "ce balanced kd candle-vtst candle-t1 candle candle-no-mixup candle-ce candle-las".split()
     },
 }
 
@@ -119,15 +110,16 @@ TABLES: dict[str, dict[str, tuple[str, int]]] = {
         for row, head in enumerate(("source run", "temperature", "TST", "new linear classifier", "V-TST"))
     },
     "ke": {
-        f"{what}, {which}": (run, row)
-        for what, run in {"binary": "evolution", "real": "evolution-real"}.items()
-        for which, (run, row) in {
-            "slim, generation 1": (run, 1),
-            "slim, generation 4": (run, 7),
-            "slim, generation 6": (run, 11),
-            "dense, generation 6": (run, 10),
-            "dense, one long training": (f"{run}-long", 0),
-        }.items()
+        "binary, slim, generation 1": ("evolution", 1),
+        "binary, slim, generation 6": ("evolution", 11),
+        "binary, dense, generation 6": ("evolution", 10),
+        "binary, dense, one long training": ("evolution-long", 0),
+        "real, slim, generation 1": ("evolution-real", 1),
+        "real, slim, generation 6": ("evolution-real", 11),
+        "real, dense, generation 6": ("evolution-real", 10),
+        "real, dense, one long training": ("evolution-real-long", 0),
+        "real, slim, generation 8": ("evolution-real-8", 15),
+        "real, dense, generation 8": ("evolution-real-8", 14),
     },
     "chain": {
         "CANDLE": ("candle", 0),
@@ -177,23 +169,29 @@ def train(name: str, draw: int, out: Path, before: Mapping[Path, Future]) -> Non
         subprocess.run([sys.executable, "-m", "bnn", "train", recipe, *arguments], check=True, stdout=log, stderr=log)
 
 
-def spread(values: Sequence[float | None]) -> str:
+def spread(values: Sequence[float | None], digits: int) -> str:
     """Mean ± standard deviation."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    return f"{statistics.mean(known):.1f} ± {statistics.stdev(known):.1f}" if len(known) > 1 else f"{known[0]:.1f}"
+    mean = f"{statistics.mean(known):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean
 
 
 def table(name: str, out: Path, draws: Sequence[int]) -> str:
-    """Mean ± standard deviation over the draws that are finished (their number is n), in Markdown."""
-    lines = [f"| {name} | {' | '.join(GROUPS)} | n |", f"|---|{'---:|' * (len(GROUPS) + 1)}"]
+    """Mean ± standard deviation over the draws that are finished (their number is n), in Markdown.
+
+    The table "chain" has the figures of the packed networks, their size and latency.
+    """
+    packed = name == "chain"
+    columns = {**dict.fromkeys(GROUPS, 1), **({"size MB": 2, "ms": 2} if packed else {})}  # digits behind the point
+    lines = [f"| {name} | {' | '.join(columns)} | n |", f"|---|{'---:|' * (len(columns) + 1)}"]
     for label, (run, index) in TABLES[name].items():
-        files = [folder(run, draw, out) / "table.json" for draw in draws]
-        tables = [json.loads(file.read_text()) for file in files if file.exists()]
-        if tables:
-            cells = [spread([rows[index].get(metric) for rows in tables]) for metric in GROUPS]
-            lines.append(f"| {label} | {' | '.join(cells)} | {len(tables)} |")
+        finished = [place for draw in draws if ((place := folder(run, draw, out)) / "table.json").exists()]
+        rows = [packed_row(p) if packed else json.loads((p / "table.json").read_text())[index] for p in finished]
+        if rows:
+            cells = [spread([row.get(column) for row in rows], digits) for column, digits in columns.items()]
+            lines.append(f"| {label} | {' | '.join(cells)} | {len(rows)} |")
     return "\n".join(lines)
 
 

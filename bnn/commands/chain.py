@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
     for number, step in enumerate(chain, 1):
         print(f"[{number}/{len(chain)}] {step.recipe} -> {step.folder}", file=sys.stderr, flush=True)
         recipes.find(step.recipe).run(step.config)
-        rows.append(packed_row(step))
+        rows.append(packed_row(step.folder))
     table = markdown(rows, COLUMNS)
     write_text(out / "table.json", json.dumps(rows, indent=2) + "\n")
     write_text(out / "table.md", table)
@@ -160,11 +160,11 @@ def build(place: str, recipe: str, fields: dict[str, Any], config: Config) -> An
     return parse(recipes.find(recipe).Config, argv, f"{place}, {recipe}")
 
 
-def packed_row(step: Step) -> dict[str, Any]:
-    """Pack the run of a step beside its folder; figures, megabytes and milliseconds of the packed network."""
-    path = step.folder.with_name(step.folder.name + ".safetensors")
-    facts = pack_run(open_target(str(step.folder)), path, overwrite=True)
-    return {**facts["after"], "name": step.folder.name, "size MB": facts["bytes"] / 1e6, "ms": latency(path)}
+def packed_row(folder: Path) -> dict[str, Any]:
+    """Pack the run in `folder` beside it; figures, megabytes and milliseconds of the packed network."""
+    path = folder.with_name(folder.name + ".safetensors")
+    facts = pack_run(open_target(str(folder)), path, overwrite=True)
+    return {**facts["after"], "name": folder.name, "size MB": facts["bytes"] / 1e6, "ms": latency(path)}
 
 
 def latency(path: Path) -> float:

@@ -42,6 +42,8 @@ class TrainConfig(RunConfig):
     """Images of the largest class over those of the smallest; default 100 (a folder: as it is)."""
     n_max: int | None = None
     """Training images of the largest class; default 200 for glyphs, else as many as there are."""
+    fonts: str | None = None
+    """Folder of more fonts to train on, glyphs only."""
     model: str = "reactnet_tiny"
     """Network, a name known to bnn.models."""
     seed: int = 0

@@ -48,7 +48,7 @@ def stationary(seed: int, training: str, adjusted: bool) -> tuple[Tensor, Tensor
     w = torch.zeros(CLASSES, FEATURES, dtype=torch.float64, requires_grad=True)
     b = torch.zeros(CLASSES, dtype=torch.float64, requires_grad=bias)
     offset = (counts / counts.sum()).double().log() * adjusted
-    optimizer = torch.optim.LBFGS([w, b][: 1 + bias], max_iter=300, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([w, b][: 1 + bias], max_iter=300, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -95,9 +95,9 @@ each_seed = pytest.mark.parametrize("seed", SEEDS)
 def test_p2p_is_logit_adjustment_where_a_free_bias_learned_the_class_frequencies(seed, training):
     """A stationary bias means sum_i p(y | x_i) = n_y."""
     row = figures(seed, training)
-    assert row["max abs(P_m/pi - 1)"] < 0.01
-    assert row["P2P"] == pytest.approx(row["minus log pi"], abs=0.3)
-    assert row["P2P"] > row["raw"] + 3
+    assert row["max abs(P_m/pi - 1)"] < 1e-3
+    assert row["P2P"] == pytest.approx(row["minus log pi"], abs=0.1)
+    assert row["P2P"] > row["raw"] + 5
 
 
 @each_seed
@@ -106,14 +106,14 @@ def test_p2p_gains_where_the_learned_prior_is_another(seed, training):
     row = figures(seed, training)
     assert row["max abs(P_m/pi - 1)"] > 1
     assert row["P2P"] > row["minus log pi"] + 3
-    assert row["P2P"] > row["raw"] + 3
+    assert row["P2P"] > row["raw"] + 5
 
 
 @each_seed
 @pytest.mark.parametrize("training", TRAINING)
 def test_case_2_is_not_below_logit_adjusted_training(seed, training):
     row = figures(seed, training)
-    assert row["LA, case 2"] > row["LA raw"] - 0.3
+    assert row["LA, case 2"] > row["LA raw"] - 0.1
 
 
 def test_case_1_over_corrects_a_logit_adjusted_model():

@@ -1,14 +1,15 @@
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from bnn import losses, recipes
-from bnn.data import Data, Preprocess, TensorImages
-from bnn.recipes import plain
-from bnn.recipes._session import _source_as_data
+from bnn.data import Data, Preprocess, TensorImages, fonts
+from bnn.recipes import p2p, plain
+from bnn.recipes._session import _source_as_data, load_data
 from bnn.training.run import load_model, read_config
 
 
@@ -99,3 +100,16 @@ def test_recipes_are_found_by_name():
     assert recipes.find("plain") is plain
     with pytest.raises(ValueError, match="recipe: expected one of plain, candle, vtst, ke, p2p; got 'mixup'"):
         recipes.find("mixup")
+
+
+def test_more_fonts_to_train_on_are_those_of_every_later_step(tiny, tmp_path, no_plots):
+    shutil.copy(fonts.shipped("STIXGeneralBol"), tmp_path)
+    plain.run(plain.Config(**tiny, fonts=str(tmp_path), out=tmp_path / "run"))
+    p2p.run(p2p.Config(from_run=str(tmp_path / "run"), out=tmp_path / "p2p", device="cpu"))
+    trained, corrected, usual = (
+        load_data(fields).splits["train"].tensor
+        for fields in (read_config(tmp_path / "run"), read_config(tmp_path / "p2p"), {**tiny, "fonts": None})
+    )
+    assert torch.equal(trained, corrected) and not torch.equal(trained, usual)
+    with pytest.raises(ValueError, match="fonts: only the data set glyphs has it"):
+        plain.run(plain.Config(data="digits", fonts=str(tmp_path), out=tmp_path / "digits"))
