@@ -48,7 +48,8 @@ class PackedModel(nn.Module):
         """One row a layer: name, kind, kernel.
 
         kernel is "torch", or what the binary layer runs on: "reference", an instruction set ("avx2", ...), or on a
-        GPU the name of a kernel. That one is chosen by the input's size: give x, or it is just "cuda".
+        GPU the name of a kernel. It is chosen by the input's size, on a CPU with a matrix unit ("amx" or "avx512")
+        and on a GPU: give x, or it is just the highest instruction set, or "cuda".
         """
         packed = {name: layer for name, layer in self.layers.items() if isinstance(layer, _program.PACKED)}
         kernels = {name: isa.current_on(layer.weight.device) for name, layer in packed.items()}

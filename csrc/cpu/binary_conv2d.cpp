@@ -4,6 +4,7 @@
 
 #include "bnn/epilogue.h"
 #include "cpu/conv_rows.h"
+#include "cpu/tile_conv.h"
 #include "cpu/ukernels.h"
 
 namespace bnn::cpu {
@@ -74,7 +75,7 @@ void prepare_panel(const ConvPlan& p, int64_t panel, uint64_t* scratch) {
     } else if (g.Cg() % kWordBits == 0) {
       rows[lane] = filter;
     } else {
-      pack_filter(p, filter, packed);
+      pack_filter(p, filter, g.taps(), packed);
     }
   }
   interleave(rows, p.row_words, p.panels + panel * p.row_words * kPanel);
@@ -92,7 +93,12 @@ void prepare_panel(const ConvPlan& p, int64_t panel, uint64_t* scratch) {
 
 }  // namespace
 
-ConvPlan binary_conv2d_plan(const BinaryConv2d& problem) {
+std::string_view binary_conv2d_route(const ConvPlan& p) {
+  const Isa current = isa_current();
+  return isa_name(current == Isa::amx && !p.tiled() ? Isa::avx512 : current);
+}
+
+ConvPlan binary_conv2d_plan(const BinaryConv2d& problem, Route route) {
   ConvPlan p;
   static_cast<BinaryConv2d&>(p) = problem;
   const ConvGeometry& g = p.geometry;
@@ -105,6 +111,9 @@ ConvPlan binary_conv2d_plan(const BinaryConv2d& problem) {
   const bool pointwise = g.taps() == 1 && g.stride_h == 1 && g.stride_w == 1 && g.G == 1 && !g.padded();
   p.pixel_bytes = g.depthwise() || pointwise ? 0 : g.Cg() % 8 == 0 ? g.C / 8 : g.L() * 8;
   p.border_sums = g.padded() && g.pad_value == 0 && !g.depthwise();
+  const bool unit = route == Route::automatic && isa_current() == Isa::amx;
+  if (!(route == Route::tiles || unit) || !plan_tiles(p, route == Route::tiles)) p.tiles = {};
+  if (p.tiled()) p.pixel_bytes = 0, p.border_sums = false;
   return p;
 }
 
@@ -124,17 +133,20 @@ int64_t filter_units(const ConvPlan& p) {
   return g.depthwise() ? g.Kg() * g.taps() : g.G * p.group_panels;
 }
 
-int64_t panels_words(const ConvPlan& p) {
+int64_t pixel_words(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
   return g.depthwise() ? filter_units(p) * g.L() : filter_units(p) * p.row_words * kPanel;
 }
 
+int64_t panels_words(const ConvPlan& p) { return p.tiled() ? tile_panels_words(p) : pixel_words(p); }
+
 int64_t base_size(const ConvPlan& p) {
-  return p.geometry.depthwise() ? 0 : p.ld * (p.border_sums ? p.rows.size() * p.columns.size() : 1);
+  return p.geometry.depthwise() || p.tiled() ? 0 : p.ld * (p.border_sums ? p.rows.size() * p.columns.size() : 1);
 }
 
 int64_t scratch_words(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
+  if (p.tiled()) return tile_scratch_words(p);
   const int64_t strip = p.strip * (p.row_words + 1) + kCopySlack / 8 + p.strip * p.ld / 2;
   const int64_t filters = std::max(p.row_words * kPanel, g.Lg() + g.taps() * kPanel / 2);
   return std::max(strip, filters);
@@ -148,6 +160,8 @@ void binary_conv2d_filters(const ConvPlan& p, int64_t unit_begin, int64_t unit_e
   for (int64_t i = unit_begin; i < unit_end; ++i) {
     if (p.geometry.depthwise()) {
       slice_tap(p, i);
+    } else if (p.tiled()) {
+      prepare_tiles(p, i, scratch);
     } else {
       prepare_panel(p, i, scratch);
     }
@@ -155,6 +169,7 @@ void binary_conv2d_filters(const ConvPlan& p, int64_t unit_begin, int64_t unit_e
 }
 
 void binary_conv2d(const ConvPlan& p, int64_t begin, int64_t end, uint64_t* scratch) {
+  if (p.tiled()) return tile_conv(p, begin, end, scratch);
   const ConvGeometry& g = p.geometry;
   const Ukernels& k = ukernels();
   auto* dot = reinterpret_cast<int32_t*>(scratch);  // [strip, ld]

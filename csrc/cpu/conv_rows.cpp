@@ -156,11 +156,13 @@ void base_rows(const ConvPlan& p, int64_t first, int64_t count, const int32_t** 
   });
 }
 
-void pack_filter(const ConvPlan& p, const uint64_t* filter, uint64_t* row) {
+void pack_filter(const ConvPlan& p, const uint64_t* filter, int64_t run, uint64_t* row) {
   const ConvGeometry& g = p.geometry;
-  BitWriter writer(row);
-  for (int64_t t = 0; t < g.taps(); ++t, filter += g.Lg()) writer.append_cut(filter, 0, g.Cg());
-  writer.flush();
+  for (int64_t first = 0; first < g.taps(); first += run, row += words_for(run * g.Cg())) {
+    BitWriter writer(row);
+    for (int64_t t = 0; t < run; ++t, filter += g.Lg()) writer.append_cut(filter, 0, g.Cg());
+    writer.flush();
+  }
 }
 
 void slice_tap(const ConvPlan& p, int64_t i) {

@@ -34,8 +34,8 @@ void gather_windows(const ConvPlan& p, int64_t group, int64_t first, int64_t cou
 // Row of p.base for each of `count` output pixels.
 void base_rows(const ConvPlan& p, int64_t first, int64_t count, const int32_t** base);
 
-// One filter [taps, Lg] in the same form: [row_words].
-void pack_filter(const ConvPlan& p, const uint64_t* filter, uint64_t* row);
+// One filter [taps, Lg], every `run` taps concatenated to whole words; run = taps is the form of the windows.
+void pack_filter(const ConvPlan& p, const uint64_t* filter, int64_t run, uint64_t* row);
 
 // Depthwise filters for one (multiplier, tap): slice i of panels.
 void slice_tap(const ConvPlan& p, int64_t i);

@@ -5,7 +5,8 @@
 
 namespace bnn::cpu {
 
-// From lowest to highest; a higher ISA may use every microkernel of a lower one of the same architecture.
+// From lowest to highest; a higher ISA may use every microkernel of a lower one of the same architecture. amx is
+// AVX-512 and the matrix unit, where this process may use it; it is never asked for where BNN_ISA names another one.
 enum class Isa { scalar, neon, avx2, avx512, amx };
 inline constexpr int kIsaCount = 5;
 

@@ -14,6 +14,37 @@ namespace bnn::cpu {
 // Filters travel in panels of 16, interleaved by word: panel [words][16].
 inline constexpr int kPanel = 16;
 
+// Products of +-1 (and 0, outside the image) as bytes, on a matrix unit of tiles: `rows` pixels x 64 bytes times 64
+// bytes x 16 filters. A filter tile holds four bytes of each of the 16 filters in a row of 64: [16][16][4].
+inline constexpr int64_t kTileBytes = 1024;
+inline constexpr int kTileRows = 16;  // at most
+
+// Words of filters -> tiles [panels, words, kTileBytes]; bytes are 0 where the bit of valid [words] isn't set.
+struct FilterWords {
+  const uint64_t* rows[2 * kPanel];  // [panels * 16] of [words]
+  int64_t panels = 0;                // at most 2
+  int64_t words = 0;
+  const uint64_t* valid = nullptr;  // null: all
+  int8_t* tiles = nullptr;
+};
+
+// dot[(t * rows + i) * ld + k] = sum over steps s and bytes b of
+//   bytes[starts[t] + i * pitch + offsets[s] + b] * panels[k / 16][s][b / 4][k % 16][b % 4]
+struct TileProducts {
+  const int8_t* bytes;
+  const int64_t* starts;  // [tiles]
+  int64_t tiles;
+  int rows;
+  int64_t pitch;
+  const int64_t* offsets;  // [steps]
+  int64_t steps;
+  const int8_t* panels;  // [count, steps, kTileBytes]
+  int64_t count;
+  int32_t* dot;  // [tiles * rows, ld], 16 count columns are written
+  int64_t ld;
+  const FilterWords* next;  // expanded meanwhile: the unit leaves the vector ports idle; or null
+};
+
 // One function type per microkernel. Rows have C channels, channels innermost, and are contiguous; L = ceil(C / 64).
 namespace ukernel {
 
@@ -53,6 +84,16 @@ using average_bins = void(const PoolBins& bins, const float* row, int64_t width,
 // row[position][e] += y[j * stride + e] / area for every bin j that covers the position
 using spread_bins = void(const PoolBins& bins, ConstSpan y, int64_t stride, int64_t width, float* row);
 
+// Tiles get this many rows, for tile_products in this thread; 0 gives the unit back.
+using tile_rows = void(int rows);
+
+// bytes [pixels, channels] of +-1 from pixels `step` words apart
+using expand_pixels = void(const uint64_t* words, int64_t step, int64_t pixels, int64_t channels, int8_t* bytes);
+
+using expand_filters = void(const FilterWords& f);
+
+using tile_products = void(const TileProducts& p);
+
 }  // namespace ukernel
 
 #define BNN_UKERNEL(isa, op) \
@@ -78,6 +119,10 @@ struct Ukernels {
   ukernel::round_store* round_store;
   ukernel::average_bins* average_bins;
   ukernel::spread_bins* spread_bins;
+  ukernel::tile_rows* tile_rows;
+  ukernel::expand_pixels* expand_pixels;
+  ukernel::expand_filters* expand_filters;
+  ukernel::tile_products* tile_products;
 };
 
 const Ukernels& ukernels_of(Isa isa);

@@ -2,7 +2,6 @@
 
 #include <limits>
 
-#include "cpu/isa.h"
 #include "ops/check.h"
 #include "ops/run.h"
 
@@ -47,7 +46,7 @@ void run_on_cpu(const BinaryConv2d& problem) {
   }
   parallel(units, panels / units * 4,
            [&](int64_t begin, int64_t end) { cpu::binary_conv2d_filters(p, begin, end, scratch<Slot::thread>(need)); });
-  parallel(g.pixels(), panels / 8 + g.K,
+  parallel(g.pixels(), cpu::pixel_words(p) / 8 + g.K,
            [&](int64_t begin, int64_t end) { cpu::binary_conv2d(p, begin, end, scratch<Slot::thread>(need)); });
 }
 
@@ -105,7 +104,7 @@ std::string conv_route(const char* op, const ConvGeometry& geometry, const Tenso
   if (words) p.epilogue.words = &some;
   std::string name;
   run(
-      op, x, [&] { name = cpu::isa_name(cpu::isa_current()); },
+      op, x, [&] { name = cpu::binary_conv2d_route(cpu::binary_conv2d_plan(p)); },
       [&](const cuda::Stream& stream) {
         name = cuda::binary_conv2d_route(p, stream);
         return 0;

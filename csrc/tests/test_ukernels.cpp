@@ -1,6 +1,7 @@
 // Every microkernel of ukernels.inc against the scalar one of the same name, on random sizes and values.
 // Buffers are exactly as long as the contract says, so that a sanitizer build sees any access beyond.
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdio>
@@ -288,6 +289,65 @@ bool check(ukernel::spread_bins* f, ukernel::spread_bins* truth) {
   f(bins, grad.view(), stride, width, reinterpret_cast<float*>(x.bytes.data()));
   truth(bins, grad.view(), stride, width, reinterpret_cast<float*>(y.bytes.data()));
   return same(x, y);
+}
+
+bool check(ukernel::tile_rows* f, ukernel::tile_rows*) {
+  for (int rows : {1, 7, kTileRows, 0}) f(rows);
+  return true;
+}
+
+bool check(ukernel::expand_pixels* f, ukernel::expand_pixels* truth) {
+  const int64_t pixels = up_to(5), channels = some_channels(), step = words_for(channels) + up_to(3);
+  const auto w = words(pixels * step);
+  std::vector<int8_t> x(static_cast<size_t>(pixels * channels)), y = x;
+  f(w.data(), step, pixels, channels, x.data());
+  truth(w.data(), step, pixels, channels, y.data());
+  return x == y;
+}
+
+struct SomeFilters {
+  int64_t panels = up_to(2), count = 1 + up_to(20);
+  std::vector<uint64_t> rows = words(kPanel * count), valid = words(count);
+  bool all_valid = up_to(1) == 0;
+  std::vector<int8_t> x = std::vector<int8_t>(static_cast<size_t>(panels * count * kTileBytes)), y = x;
+
+  FilterWords view(std::vector<int8_t>& tiles) {
+    FilterWords f{{}, panels, count, all_valid ? nullptr : valid.data(), tiles.data()};
+    for (int k = 0; k < panels * kPanel; ++k) f.rows[k] = rows.data() + (5 * k + 3) % kPanel * count;
+    return f;
+  }
+};
+
+bool check(ukernel::expand_filters* f, ukernel::expand_filters* truth) {
+  SomeFilters some;
+  f(some.view(some.x));
+  truth(some.view(some.y));
+  return some.x == some.y;
+}
+
+bool check(ukernel::tile_products* f, ukernel::tile_products* truth) {
+  const int rows = 1 + static_cast<int>(up_to(kTileRows - 1));
+  const int64_t tiles = up_to(3), count = up_to(3), steps = 1 + up_to(9), pitch = 1 + up_to(200);
+  const int64_t ld = count * kPanel + up_to(20), reach = up_to(300);
+  std::vector<int64_t> starts(tiles), offsets(steps);
+  for (auto* v : {&starts, &offsets}) std::generate(v->begin(), v->end(), [&] { return up_to(reach); });
+  std::vector<int8_t> bytes(static_cast<size_t>(2 * reach + (rows - 1) * pitch + 64));
+  std::vector<int8_t> panels(static_cast<size_t>(count * steps * kTileBytes));
+  for (auto* v : {&bytes, &panels}) {
+    for (int8_t& b : *v) b = static_cast<int8_t>(up_to(2) - 1);
+  }
+  std::vector<int32_t> x(static_cast<size_t>(tiles * rows * ld)), y = x;
+  SomeFilters some;
+  const FilterWords next = some.view(some.x), truth_next = some.view(some.y);
+  TileProducts p{bytes.data(), starts.data(), tiles, rows,     pitch, offsets.data(),
+                 steps,        panels.data(), count, x.data(), ld,    &next};
+  ukernels().tile_rows(rows);  // of the highest ISA: the one with the unit, where there is one
+  f(p);
+  ukernels().tile_rows(0);
+  p.dot = y.data();
+  p.next = &truth_next;
+  truth(p);
+  return x == y && some.x == some.y;
 }
 
 // The two epilogues have one function type.

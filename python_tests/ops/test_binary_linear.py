@@ -79,7 +79,8 @@ def test_route(endpoint_isa):
     x, weight = words((3,), 65, rng(5)), words((4,), 65, rng(6))
     opcheck_text(torch.ops.bnn.binary_linear_route.default, x, weight, 65, True)
     expected = "few rows" if endpoint_isa.startswith(("emulated", "cuda")) else endpoint_isa
-    assert ops.binary_linear_route(x, weight, 65) == expected
+    small = "avx512" if endpoint_isa == "amx" else expected  # a matrix unit needs more rows
+    assert ops.binary_linear_route(x, weight, 65) == small
 
 
 def test_meta_and_empty(endpoint_isa):

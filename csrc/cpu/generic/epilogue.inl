@@ -42,7 +42,34 @@ inline Vec::F fused_lanes(const Epilogue& e, const int32_t* dot, int64_t k, int6
   return y;
 }
 
+// 64 channels from c on, words alone: their factors stay in registers over the rows.
+inline void fused_words(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t rows, int64_t c, uint64_t* words) {
+  constexpr int kParts = kWordBits / Vec::kLanes;
+  Vec::F scale[kParts], bias[kParts], shift[kParts];
+#pragma GCC unroll 8
+  for (int i = 0; i < kParts; ++i) {
+    scale[i] = Vec::load(e.scale + c + i * Vec::kLanes, Full{});
+    bias[i] = Vec::load(e.bias + c + i * Vec::kLanes, Full{});
+    shift[i] = e.next_shift == nullptr ? Vec::all(0.0f) : Vec::load(e.next_shift + c + i * Vec::kLanes, Full{});
+  }
+  const Vec::F zero = Vec::all(0.0f);
+  for (int64_t r = 0; r < rows; ++r, dot += ld, words += words_for(e.channels)) {
+    uint64_t word = 0;
+#pragma GCC unroll 8
+    for (int i = 0; i < kParts; ++i) {
+      const Vec::F y = Vec::add(Vec::mul(scale[i], Vec::load(dot + c + i * Vec::kLanes, Full{})), bias[i]);
+      word |= Vec::less(Vec::add(y, shift[i]), zero) << (i * Vec::kLanes);
+    }
+    *words = word;
+  }
+}
+
 void epilogue_fused(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows) {
+  if (!e.residual && e.rprelu == nullptr && !e.stream && e.words != nullptr && e.channels % kWordBits == 0) {
+    uint64_t* words = e.words + row * words_for(e.channels);
+    for (int64_t c = 0; c < e.channels; c += kWordBits) fused_words(e, dot, ld, rows, c, words++);
+    return;
+  }
   const int64_t K = e.channels, L = words_for(K);
   const Vec::F zero = Vec::all(0.0f);
   for (int64_t r = 0; r < rows; ++r, ++row, dot += ld) {

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "bnn/conv_geometry.h"
 #include "bnn/cuda.h"
 #include "bnn/epilogue.h"
+#include "bnn/tile_plan.h"
 
 namespace bnn {
 
@@ -40,19 +42,30 @@ struct ConvPlan : BinaryConv2d {
   int64_t strip = 0;         // output pixels per strip
   int64_t pixel_bytes = 0;   // of the image copy: ceil(C / 8) where that keeps groups on bytes, else 8 L; 0: x as it is
   bool border_sums = false;  // base depends on the class
+  TilePlan tiles;            // the way over bytes, if taken
+
+  bool tiled() const { return tiles.rows > 0; }
 
   // Workspace, brought by the caller
   char* image = nullptr;       // [N, H + 2 pad, W + 2 pad, pixel_bytes], filled with the bits of pad_value outside
-  uint64_t* panels = nullptr;  // [G, group_panels, row_words, 16]; depthwise: slices [K / C, taps, L]
+  uint64_t* panels = nullptr;  // [G, group_panels, row_words, 16]; depthwise: slices [K / C, taps, L];
+                               // tiles: [panels, steps, kTileBytes], or the filters packed [panels, 16, steps]
   int32_t* base = nullptr;     // [row classes, column classes, ld], one class without border_sums
 };
 
+// Bits and popcounts, or bytes on a matrix unit; automatic: what is expected to be faster on the current ISA.
+enum class Route : uint8_t { automatic, popcount, tiles };
+
 // Sizes and border classes. Allocates; everything after it works in memory that the caller brings.
-ConvPlan binary_conv2d_plan(const BinaryConv2d& problem);
+ConvPlan binary_conv2d_plan(const BinaryConv2d& problem, Route route = Route::automatic);
+
+// The instruction set that it runs on.
+std::string_view binary_conv2d_route(const ConvPlan& p);
 
 int64_t image_rows(const ConvPlan& p);    // rows of the image copy, 0 where there is none
 int64_t image_words(const ConvPlan& p);   // with slack for reads past the end; -1: too large to count
 int64_t filter_units(const ConvPlan& p);  // panels or slices
+int64_t pixel_words(const ConvPlan& p);   // of filters that an output pixel meets
 int64_t panels_words(const ConvPlan& p);
 int64_t base_size(const ConvPlan& p);      // int32 elements
 int64_t scratch_words(const ConvPlan& p);  // per thread
