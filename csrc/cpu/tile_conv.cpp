@@ -23,38 +23,35 @@ int64_t block_words(const ConvPlan& p) {
 
 int64_t job_words(const ConvPlan& p) { return round_to_line(ceil_div(p.tiles.job * p.tiles.rows * p.ld, 2)); }
 
-// Two panels of tiles, where filters are expanded for every job: these are multiplied while the next ones are expanded.
-int64_t pair_words(const ConvPlan& p) { return p.tiles.expand_once ? 0 : 2 * p.tiles.steps() * kTileBytes / 8; }
+// A panel of tiles, where filters are expanded for every job; the whole of it only for jobs that come back to it.
+bool whole_panel(const ConvPlan& p) { return p.tiles.job > kRingTiles; }
+
+int64_t buffer_words(const ConvPlan& p) {
+  const TilePlan& t = p.tiles;
+  return t.expand_once ? 0 : (whole_panel(p) ? ceil_div(t.steps(), t.weave) * t.weave : kRing) * kTileBytes / 8;
+}
 
 bool words_as_they_are(const ConvPlan& p) { return p.geometry.Cg() % kWordBits == 0; }
 
-// The filters of a panel as they are; the last one again for those that it lacks, whose products nobody reads.
-void filter_rows(const ConvPlan& p, int64_t panel, const uint64_t** rows) {
+// Filters of panels [panel, panel + count) of a group, as they are or packed [count * 16, steps]
+FilterWords filter_words(const ConvPlan& p, int64_t panel, int64_t count, const uint64_t* packed) {
   const ConvGeometry& g = p.geometry;
+  const TilePlan& t = p.tiles;
+  const uint64_t* valid = t.valid.empty() ? nullptr : t.valid.data();
+  if (!words_as_they_are(p)) return {packed, t.steps(), count * kPanel, t.steps(), valid};
   const int64_t in_group = panel % p.group_panels * kPanel, k0 = panel / p.group_panels * g.Kg() + in_group;
-  const int64_t last = std::min<int64_t>(kPanel, g.Kg() - in_group) - 1;
-  for (int64_t i = 0; i < kPanel; ++i) rows[i] = p.weight + (k0 + std::min(i, last)) * g.taps() * g.Lg();
+  const int64_t stride = g.taps() * g.Lg();
+  return {p.weight + k0 * stride, stride, std::min(count * kPanel, g.Kg() - in_group), t.steps(), valid};
 }
 
 void pack_rows(const ConvPlan& p, int64_t panel, uint64_t* packed) {
-  const uint64_t* rows[kPanel];
-  filter_rows(p, panel, rows);
-  for (int i = 0; i < kPanel; ++i) pack_filter(p, rows[i], p.tiles.run_taps, packed + i * p.tiles.steps());
-}
-
-// Panels [panel, panel + count), with their words in `packed` [count * 16, steps] unless taken as they are
-FilterWords filter_words(const ConvPlan& p, int64_t panel, int64_t count, const uint64_t* packed, int8_t* tiles) {
-  FilterWords f;
-  f.panels = count;
-  f.words = p.tiles.steps();
-  f.valid = p.tiles.valid.empty() ? nullptr : p.tiles.valid.data();
-  f.tiles = tiles;
-  if (words_as_they_are(p)) {
-    for (int64_t i = 0; i < count; ++i) filter_rows(p, panel + i, f.rows + i * kPanel);
-  } else {
-    for (int64_t i = 0; i < count * kPanel; ++i) f.rows[i] = packed + i * f.words;
+  const ConvGeometry& g = p.geometry;
+  const int64_t in_group = panel % p.group_panels * kPanel, k0 = panel / p.group_panels * g.Kg() + in_group;
+  const int64_t last = std::min<int64_t>(kPanel, g.Kg() - in_group) - 1;
+  for (int64_t i = 0; i < kPanel; ++i) {
+    const uint64_t* filter = p.weight + (k0 + std::min(i, last)) * g.taps() * g.Lg();
+    pack_filter(p, filter, p.tiles.run_taps, packed + i * p.tiles.steps());
   }
-  return f;
 }
 
 // Output positions [oh, oh + rows) x [ow, ow + columns) of images [n, n + images)
@@ -169,54 +166,36 @@ void add_tile(const ConvPlan& p, const Block& b, const Tiles::Tile& tile, int64_
 
 // A thread's scratch
 struct Workspace {
-  int8_t* bytes;      // of a block
-  int8_t* panels[2];  // pairs
-  int32_t* dot;       // [job * rows, ld]
-  int64_t* starts;    // [job]
+  int8_t* bytes;    // of a block
+  int8_t* panel;    // of filters
+  int32_t* dot;     // [job * rows, ld]
+  int64_t* starts;  // [job]
 };
 
 Workspace workspace(const ConvPlan& p, uint64_t* scratch) {
-  uint64_t* panels = scratch + block_words(p);
-  uint64_t* dot = panels + 2 * pair_words(p);
-  return {reinterpret_cast<int8_t*>(scratch),
-          {reinterpret_cast<int8_t*>(panels), reinterpret_cast<int8_t*>(panels + pair_words(p))},
-          reinterpret_cast<int32_t*>(dot),
+  uint64_t* panel = scratch + block_words(p);
+  uint64_t* dot = panel + buffer_words(p);
+  return {reinterpret_cast<int8_t*>(scratch), reinterpret_cast<int8_t*>(panel), reinterpret_cast<int32_t*>(dot),
           reinterpret_cast<int64_t*>(dot + job_words(p))};
-}
-
-TileProducts products(const ConvPlan& p, int64_t group, int64_t tiles, const Workspace& w) {
-  const ConvGeometry& g = p.geometry;
-  const TilePlan& t = p.tiles;
-  return {w.bytes + group * g.Cg(), w.starts, tiles,  t.rows, g.C, t.offsets.data(), t.steps(), nullptr, p.group_panels,
-          w.dot + group * g.Kg(),   p.ld,     nullptr};
-}
-
-// Filters from bits, a pair of panels at a time
-void multiply_expanding(const ConvPlan& p, int64_t tiles, const Workspace& w) {
-  const int64_t pairs = ceil_div(p.group_panels, 2);  // of a group
-  const auto words = [&](int64_t i) {
-    const int64_t in_group = i % pairs * 2, panel = i / pairs * p.group_panels + in_group;
-    const uint64_t* packed = words_as_they_are(p) ? nullptr : p.panels + panel * kPanel * p.tiles.steps();
-    return filter_words(p, panel, std::min<int64_t>(2, p.group_panels - in_group), packed, w.panels[i % 2]);
-  };
-  FilterWords now = words(0);
-  ukernels().expand_filters(now);
-  for (int64_t i = 0; i < p.geometry.G * pairs; ++i) {
-    TileProducts job = products(p, i / pairs, tiles, w);
-    job.dot += i % pairs * 2 * kPanel;
-    job.panels = now.tiles;
-    job.count = now.panels;
-    if (i + 1 < p.geometry.G * pairs) now = words(i + 1), job.next = &now;
-    ukernels().tile_products(job);
-  }
 }
 
 // Groups ascend: what a group's last panel writes beyond its filters is overwritten by the next group.
 void multiply(const ConvPlan& p, int64_t tiles, const Workspace& w) {
-  if (!p.tiles.expand_once) return multiply_expanding(p, tiles, w);
-  for (int64_t group = 0; group < p.geometry.G; ++group) {
-    TileProducts job = products(p, group, tiles, w);
-    job.panels = reinterpret_cast<const int8_t*>(p.panels) + group * p.group_panels * p.tiles.steps() * kTileBytes;
+  const ConvGeometry& g = p.geometry;
+  const TilePlan& t = p.tiles;
+  for (int64_t group = 0; group < g.G; ++group) {
+    const int64_t panel = group * p.group_panels;
+    TileProducts job{
+        w.bytes + group * g.Cg(), w.starts, tiles, t.rows, g.C, t.offsets.data(), t.steps(), p.group_panels, w.panel,
+        w.dot + group * g.Kg(),   p.ld};
+    const FilterWords filters = filter_words(p, panel, p.group_panels, p.panels + panel * kPanel * t.steps());
+    if (t.expand_once) {
+      job.panels = reinterpret_cast<int8_t*>(p.panels) + panel * t.steps() * kTileBytes;
+    } else {
+      job.filters = &filters;
+      job.wrap = whole_panel(p) ? -1 : kRing - 1;
+      job.weave = t.weave;
+    }
     ukernels().tile_products(job);
   }
 }
@@ -246,7 +225,7 @@ int64_t tile_panels_words(const ConvPlan& p) {
 }
 
 int64_t tile_scratch_words(const ConvPlan& p) {
-  return std::max(block_words(p) + 2 * pair_words(p) + job_words(p) + p.tiles.job, p.tiles.steps() * kPanel);
+  return std::max(block_words(p) + buffer_words(p) + job_words(p) + p.tiles.job, p.tiles.steps() * kPanel);
 }
 
 void prepare_tiles(const ConvPlan& p, int64_t panel, uint64_t* scratch) {
@@ -255,8 +234,8 @@ void prepare_tiles(const ConvPlan& p, int64_t panel, uint64_t* scratch) {
   uint64_t* packed = p.tiles.expand_once ? scratch : p.panels + panel * kPanel * steps;
   if (!words_as_they_are(p)) pack_rows(p, panel, packed);
   if (!p.tiles.expand_once) return;
-  ukernels().expand_filters(
-      filter_words(p, panel, 1, packed, reinterpret_cast<int8_t*>(p.panels) + panel * steps * kTileBytes));
+  ukernels().expand_filters(filter_words(p, panel, 1, packed),
+                            reinterpret_cast<int8_t*>(p.panels) + panel * steps * kTileBytes);
 }
 
 void tile_conv(const ConvPlan& p, int64_t begin, int64_t end, uint64_t* scratch) {

@@ -110,6 +110,7 @@ bool plan_tiles(ConvPlan& p, bool always) {
   find_steps(g, t);
   const int64_t filter_bytes = g.G * p.group_panels * t.steps() * kTileBytes;
   t.expand_once = filter_bytes <= kFilterBytes;
+  t.weave = g.C % (4 * kWordBits) == 0 ? std::min(kRing, (g.C & -g.C) / kWordBits) : 1;
   const int64_t row_bytes = p.ld * static_cast<int64_t>(sizeof(int32_t)) * t.rows;
   t.job = std::max<int64_t>((t.expand_once ? kJobBytes : kExpandingJobBytes) / row_bytes / 2 * 2, 2);
   return always || tile_cost(p) < popcount_cost(p);

@@ -19,31 +19,44 @@ inline constexpr int kPanel = 16;
 inline constexpr int64_t kTileBytes = 1024;
 inline constexpr int kTileRows = 16;  // at most
 
-// Words of filters -> tiles [panels, words, kTileBytes]; bytes are 0 where the bit of valid [words] isn't set.
+// Filters [filters] of [steps] words, `stride` words apart. Where the last panel lacks some it has the last one again,
+// whose products nobody reads.
 struct FilterWords {
-  const uint64_t* rows[2 * kPanel];  // [panels * 16] of [words]
-  int64_t panels = 0;                // at most 2
-  int64_t words = 0;
-  const uint64_t* valid = nullptr;  // null: all
-  int8_t* tiles = nullptr;
+  const uint64_t* words;
+  int64_t stride;
+  int64_t filters;
+  int64_t steps;
+  const uint64_t* valid;  // [steps] bits that count, bytes of others are 0; null: all
+
+  int64_t panels() const { return ceil_div(filters, kPanel); }
+  const uint64_t* row(int64_t k) const { return words + (k < filters ? k : filters - 1) * stride; }
 };
 
 // dot[(t * rows + i) * ld + k] = sum over steps s and bytes b of
 //   bytes[starts[t] + i * pitch + offsets[s] + b] * panels[k / 16][s][b / 4][k % 16][b % 4]
 struct TileProducts {
   const int8_t* bytes;
-  const int64_t* starts;  // [tiles]
+  const int64_t* starts;  // [tiles], at least one
   int64_t tiles;
   int rows;
   int64_t pitch;
   const int64_t* offsets;  // [steps]
   int64_t steps;
-  const int8_t* panels;  // [count, steps, kTileBytes]
-  int64_t count;
-  int32_t* dot;  // [tiles * rows, ld], 16 count columns are written
+  int64_t count;   // of panels
+  int8_t* panels;  // [count, steps, kTileBytes], or with filters scratch for one panel
+  int32_t* dot;    // [tiles * rows, ld], 16 count columns are written
   int64_t ld;
-  const FilterWords* next;  // expanded meanwhile: the unit leaves the vector ports idle; or null
+
+  // Filters that are expanded on the way, while the unit works; or null.
+  const FilterWords* filters = nullptr;
+  // Step s lies in the scratch at tile (s & wrap), where `weave` steps share their tiles, 64 bytes in turns: the
+  // processor takes a load for one of the bytes just written where their addresses agree in the last 12 bits, and
+  // pixels `weave` times 64 bytes apart never do so with the next steps' filters.
+  int64_t wrap = -1;
+  int64_t weave = 1;  // a power of two, kRing at most
 };
+inline constexpr int64_t kRing = 8;       // wrap to fewer steps than a panel has, for kRingTiles tiles at most: each
+inline constexpr int64_t kRingTiles = 4;  // step's filters are used at once
 
 // One function type per microkernel. Rows have C channels, channels innermost, and are contiguous; L = ceil(C / 64).
 namespace ukernel {
@@ -90,7 +103,7 @@ using tile_rows = void(int rows);
 // bytes [pixels, channels] of +-1 from pixels `step` words apart
 using expand_pixels = void(const uint64_t* words, int64_t step, int64_t pixels, int64_t channels, int8_t* bytes);
 
-using expand_filters = void(const FilterWords& f);
+using expand_filters = void(const FilterWords& f, int8_t* tiles);
 
 using tile_products = void(const TileProducts& p);
 

@@ -306,48 +306,47 @@ bool check(ukernel::expand_pixels* f, ukernel::expand_pixels* truth) {
 }
 
 struct SomeFilters {
-  int64_t panels = up_to(2), count = 1 + up_to(20);
-  std::vector<uint64_t> rows = words(kPanel * count), valid = words(count);
+  int64_t steps = 1 + up_to(20), stride = steps + up_to(3), filters = 1 + up_to(3 * kPanel - 1);
+  std::vector<uint64_t> rows = words(filters * stride), valid = words(steps);
   bool all_valid = up_to(1) == 0;
-  std::vector<int8_t> x = std::vector<int8_t>(static_cast<size_t>(panels * count * kTileBytes)), y = x;
 
-  FilterWords view(std::vector<int8_t>& tiles) {
-    FilterWords f{{}, panels, count, all_valid ? nullptr : valid.data(), tiles.data()};
-    for (int k = 0; k < panels * kPanel; ++k) f.rows[k] = rows.data() + (5 * k + 3) % kPanel * count;
-    return f;
-  }
+  FilterWords view() const { return {rows.data(), stride, filters, steps, all_valid ? nullptr : valid.data()}; }
 };
 
 bool check(ukernel::expand_filters* f, ukernel::expand_filters* truth) {
-  SomeFilters some;
-  f(some.view(some.x));
-  truth(some.view(some.y));
-  return some.x == some.y;
+  const SomeFilters some;
+  std::vector<int8_t> x(static_cast<size_t>(some.view().panels() * some.steps * kTileBytes)), y = x;
+  f(some.view(), x.data());
+  truth(some.view(), y.data());
+  return x == y;
 }
 
 bool check(ukernel::tile_products* f, ukernel::tile_products* truth) {
+  const SomeFilters some;
+  const FilterWords filters = some.view();
   const int rows = 1 + static_cast<int>(up_to(kTileRows - 1));
-  const int64_t tiles = up_to(3), count = up_to(3), steps = 1 + up_to(9), pitch = 1 + up_to(200);
+  const int64_t tiles = 1 + up_to(8), count = filters.panels(), steps = some.steps, pitch = 1 + up_to(200);
   const int64_t ld = count * kPanel + up_to(20), reach = up_to(300);
   std::vector<int64_t> starts(tiles), offsets(steps);
   for (auto* v : {&starts, &offsets}) std::generate(v->begin(), v->end(), [&] { return up_to(reach); });
   std::vector<int8_t> bytes(static_cast<size_t>(2 * reach + (rows - 1) * pitch + 64));
+  for (int8_t& b : bytes) b = static_cast<int8_t>(up_to(2) - 1);
   std::vector<int8_t> panels(static_cast<size_t>(count * steps * kTileBytes));
-  for (auto* v : {&bytes, &panels}) {
-    for (int8_t& b : *v) b = static_cast<int8_t>(up_to(2) - 1);
-  }
-  std::vector<int32_t> x(static_cast<size_t>(tiles * rows * ld)), y = x;
-  SomeFilters some;
-  const FilterWords next = some.view(some.x), truth_next = some.view(some.y);
-  TileProducts p{bytes.data(), starts.data(), tiles, rows,     pitch, offsets.data(),
-                 steps,        panels.data(), count, x.data(), ld,    &next};
+  scalar::expand_filters(filters, panels.data());
+  const int64_t weave = int64_t{1} << up_to(3);
+  const bool ring = tiles <= kRingTiles && up_to(1) == 0;
+  std::vector<int8_t> scratch(static_cast<size_t>((ring ? kRing : ceil_div(steps, weave) * weave) * kTileBytes));
+  std::vector<int32_t> x(static_cast<size_t>(tiles * rows * ld)), y = x, z = x;
+  TileProducts p{bytes.data(), starts.data(), tiles,         rows,     pitch, offsets.data(),
+                 steps,        count,         panels.data(), x.data(), ld};
   ukernels().tile_rows(rows);  // of the highest ISA: the one with the unit, where there is one
   f(p);
+  p.panels = scratch.data(), p.filters = &filters, p.dot = z.data(), p.wrap = ring ? kRing - 1 : -1, p.weave = weave;
+  f(p);
   ukernels().tile_rows(0);
-  p.dot = y.data();
-  p.next = &truth_next;
+  p.panels = panels.data(), p.filters = nullptr, p.dot = y.data();
   truth(p);
-  return x == y && some.x == some.y;
+  return x == y && z == y;
 }
 
 // The two epilogues have one function type.
