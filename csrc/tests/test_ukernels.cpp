@@ -235,6 +235,31 @@ bool check_fused(ukernel::epilogue_fused* f, ukernel::epilogue_fused* truth) {
   return same(x, y) && p == q;
 }
 
+// Many rows of words alone, with signs that change inside the range of the sums, on halves and near them.
+bool check_signs(ukernel::epilogue_fused* f, ukernel::epilogue_fused* truth) {
+  const int64_t rows = 30 + up_to(50), K = 64 * (1 + up_to(2)), ld = K + up_to(20);
+  std::vector<int32_t> dot(static_cast<size_t>(rows * ld));
+  const int64_t range = 1 + up_to(300);
+  for (int32_t& v : dot) v = static_cast<int32_t>(up_to(2 * range) - range);
+  std::vector<float> scale(K), bias(K), shift(K);
+  for (int64_t k = 0; k < K; ++k) {
+    const int64_t kind = up_to(200);
+    scale[k] = kind == 0 ? some_float() : kind < 80 ? 0.5f : std::normal_distribution<float>(0.0f, 0.1f)(g_random);
+    if (up_to(1) == 0) scale[k] = -scale[k];
+    bias[k] = 0.25f * static_cast<float>(up_to(4 * range) - 2 * range);
+    shift[k] = kind == 1 ? some_float() : std::abs(scale[k]) == 0.5f ? 0.0f : static_cast<float>(up_to(8)) - 4.0f;
+  }
+  Epilogue e;
+  e.channels = K, e.scale = scale.data(), e.bias = bias.data();
+  if (up_to(3) != 0) e.next_shift = shift.data();
+  std::vector<uint64_t> p(static_cast<size_t>(rows * words_for(K))), q = p;
+  e.words = p.data();
+  f(e, dot.data(), ld, 0, rows);
+  e.words = q.data();
+  truth(e, dot.data(), ld, 0, rows);
+  return p == q;
+}
+
 bool check(ukernel::accumulate* f, ukernel::accumulate* truth) {
   const int64_t n = up_to(70);
   const Elements v(some_float_type(), n);
@@ -351,7 +376,9 @@ bool check(ukernel::tile_products* f, ukernel::tile_products* truth) {
 
 // The two epilogues have one function type.
 bool check_epilogue_scaled(ukernel::epilogue_scaled* f) { return check_scaled(f, scalar::epilogue_scaled); }
-bool check_epilogue_fused(ukernel::epilogue_fused* f) { return check_fused(f, scalar::epilogue_fused); }
+bool check_epilogue_fused(ukernel::epilogue_fused* f) {
+  return check_fused(f, scalar::epilogue_fused) && check_signs(f, scalar::epilogue_fused);
+}
 
 template <class F>
 bool check_named(const char* op, F* f, F* truth) {

@@ -54,14 +54,24 @@ struct Vec {
     store(lanes, v, Full{});
     std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(T));
   }
+  // Rounds to nearest even; what int32 doesn't hold gives -2^31.
+  static void store(int32_t* p, F v, Full) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_cvtps_epi32(v));
+  }
 
   static F all(float v) { return _mm256_set1_ps(v); }
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
   static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm256_div_ps(a, b); }
   static F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
   static F positive_part(F a) { return _mm256_max_ps(a, _mm256_setzero_ps()); }  // NaN gives 0
   static uint64_t less(F a, F b) { return mask(_mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+  static uint64_t less(const int32_t* a, const int32_t* b) {
+    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a));
+    const __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b));
+    return mask(_mm256_castsi256_ps(_mm256_cmpgt_epi32(y, x)));
+  }
   static uint64_t less_equal(F a, F b) { return mask(_mm256_cmp_ps(a, b, _CMP_LE_OQ)); }
   // Lane i is b where bit i of mask is set, else a.
   static F select(uint64_t mask, F a, F b) {

@@ -48,14 +48,20 @@ struct Vec {
   static void store(uint8_t* p, F v, int n) {
     _mm_mask_storeu_epi8(p, first(n), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
   }
+  // Rounds to nearest even; what int32 doesn't hold gives -2^31.
+  static void store(int32_t* p, F v, Full) { _mm512_storeu_si512(p, _mm512_cvtps_epi32(v)); }
 
   static F all(float v) { return _mm512_set1_ps(v); }
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm512_div_ps(a, b); }
   static F abs(F a) { return _mm512_abs_ps(a); }
   static F positive_part(F a) { return _mm512_max_ps(a, _mm512_setzero_ps()); }  // NaN gives 0
   static uint64_t less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+  static uint64_t less(const int32_t* a, const int32_t* b) {
+    return _mm512_cmplt_epi32_mask(_mm512_loadu_si512(a), _mm512_loadu_si512(b));
+  }
   static uint64_t less_equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
   // Lane i is b where bit i of mask is set, else a.
   static F select(uint64_t mask, F a, F b) { return _mm512_mask_blend_ps(static_cast<__mmask16>(mask), a, b); }

@@ -42,26 +42,75 @@ inline Vec::F fused_lanes(const Epilogue& e, const int32_t* dot, int64_t k, int6
   return y;
 }
 
-// 64 channels from c on, words alone: their factors stay in registers over the rows.
-inline void fused_words(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t rows, int64_t c, uint64_t* words) {
-  constexpr int kParts = kWordBits / Vec::kLanes;
+// A word of channels whose words alone are asked for: their factors stay in registers over the rows.
+struct Sign {
+  static constexpr int kParts = kWordBits / Vec::kLanes;
   Vec::F scale[kParts], bias[kParts], shift[kParts];
-#pragma GCC unroll 8
-  for (int i = 0; i < kParts; ++i) {
-    scale[i] = Vec::load(e.scale + c + i * Vec::kLanes, Full{});
-    bias[i] = Vec::load(e.bias + c + i * Vec::kLanes, Full{});
-    shift[i] = e.next_shift == nullptr ? Vec::all(0.0f) : Vec::load(e.next_shift + c + i * Vec::kLanes, Full{});
-  }
-  const Vec::F zero = Vec::all(0.0f);
-  for (int64_t r = 0; r < rows; ++r, dot += ld, words += words_for(e.channels)) {
-    uint64_t word = 0;
+
+  Sign(const Epilogue& e, int64_t c) {
 #pragma GCC unroll 8
     for (int i = 0; i < kParts; ++i) {
-      const Vec::F y = Vec::add(Vec::mul(scale[i], Vec::load(dot + c + i * Vec::kLanes, Full{})), bias[i]);
-      word |= Vec::less(Vec::add(y, shift[i]), zero) << (i * Vec::kLanes);
+      scale[i] = Vec::load(e.scale + c + i * Vec::kLanes, Full{});
+      bias[i] = Vec::load(e.bias + c + i * Vec::kLanes, Full{});
+      shift[i] = e.next_shift == nullptr ? Vec::all(0.0f) : Vec::load(e.next_shift + c + i * Vec::kLanes, Full{});
     }
+  }
+
+  uint64_t negative(int part, Vec::F dot) const {
+    const Vec::F y = Vec::add(Vec::mul(scale[part], dot), bias[part]);
+    return Vec::less(Vec::add(y, shift[part]), Vec::all(0.0f));
+  }
+};
+
+// The same as a limit of the integer: bit = dot < limit, or its inverse where `falling` is set.
+struct Limits {
+  int32_t limit[kWordBits];
+  uint64_t falling = 0;
+
+  // Every step of Sign rounds monotonically, so one change of sign between two integers is the only one. False if it
+  // isn't found beside the estimate: no change at all, factors that are not finite, or too large for integers in float.
+  bool found(const Sign& sign) {
+    constexpr uint64_t kAll = (uint64_t{1} << Vec::kLanes) - 1;
+    bool all = true;
+    for (int i = 0; i < Sign::kParts; ++i) {
+      int32_t* to = limit + i * Vec::kLanes;
+      const uint64_t down = Vec::less(sign.scale[i], Vec::all(0.0f));
+      const auto before = [&](Vec::F dot) { return sign.negative(i, dot) ^ down; };
+      const Vec::F zero = Vec::all(0.0f), one = Vec::all(1.0f);
+      Vec::store(to, Vec::sub(zero, Vec::div(Vec::add(sign.bias[i], sign.shift[i]), sign.scale[i])), Full{});
+      const Vec::F t = Vec::load(to, Full{}), below = Vec::sub(t, one), above = Vec::add(t, one);
+      all = all && before(Vec::sub(below, one)) == kAll && before(above) == 0;
+      Vec::store(to, Vec::select(before(t), Vec::select(before(below), below, t), above), Full{});
+      falling |= down << (i * Vec::kLanes);
+    }
+    return all;
+  }
+};
+
+// words[r * step] = start, turned by the bits of row r
+template <class Bits>
+inline void sign_rows(const int32_t* dot, int64_t ld, int64_t rows, uint64_t start, uint64_t* words, int64_t step,
+                      const Bits& bits) {
+  for (int64_t r = 0; r < rows; ++r, dot += ld, words += step) {
+    uint64_t word = start;
+#pragma GCC unroll 8
+    for (int i = 0; i < Sign::kParts; ++i) word ^= bits(i, dot + i * Vec::kLanes) << (i * Vec::kLanes);
     *words = word;
   }
+}
+
+void fused_words(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t rows, int64_t c, uint64_t* words) {
+  constexpr int64_t kWorthwhile = 32;  // rows
+  const Sign sign(e, c);
+  const int64_t step = words_for(e.channels);
+  Limits limits;
+  if (rows >= kWorthwhile && limits.found(sign)) {
+    return sign_rows(dot + c, ld, rows, limits.falling, words, step, [&](int i, const int32_t* part) {
+      return Vec::less(part, limits.limit + i * Vec::kLanes);
+    });
+  }
+  sign_rows(dot + c, ld, rows, 0, words, step,
+            [&](int i, const int32_t* part) { return sign.negative(i, Vec::load(part, Full{})); });
 }
 
 void epilogue_fused(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows) {
