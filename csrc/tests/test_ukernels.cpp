@@ -197,7 +197,8 @@ bool check(ukernel::ste_residue_backward* f, ukernel::ste_residue_backward* trut
 }
 
 bool check_scaled(ukernel::epilogue_scaled* f, ukernel::epilogue_scaled* truth) {
-  const int64_t row = up_to(2), rows = up_to(4), K = some_channels(), ld = K + up_to(20);
+  const int64_t row = up_to(2), rows = up_to(4), K = up_to(1) == 0 ? 64 * (1 + up_to(2)) : some_channels();
+  const int64_t ld = K + up_to(20);
   const auto dot = integers(rows * ld);
   const auto alpha = floats(K);
   Elements x(some_float_type(), (row + rows) * K, false), y = x;
@@ -212,7 +213,8 @@ bool check_scaled(ukernel::epilogue_scaled* f, ukernel::epilogue_scaled* truth) 
 }
 
 bool check_fused(ukernel::epilogue_fused* f, ukernel::epilogue_fused* truth) {
-  const int64_t row = up_to(2), rows = up_to(4), K = some_channels(), ld = K + up_to(20);
+  const int64_t row = up_to(2), rows = up_to(4), K = up_to(1) == 0 ? 64 * (1 + up_to(2)) : some_channels();
+  const int64_t ld = K + up_to(20);
   const auto dot = integers(rows * ld);
   const auto scale = floats(K), bias = floats(K), rprelu = floats(3 * K), shift = floats(K);
   const Elements residual(some_float_type(), (row + rows) * K);
@@ -224,7 +226,7 @@ bool check_fused(ukernel::epilogue_fused* f, ukernel::epilogue_fused* truth) {
   if (up_to(1) == 0) e.rprelu = rprelu.data();
   if (up_to(1) == 0) e.next_shift = shift.data();
   const bool stream = up_to(1) == 0, packed = !stream || up_to(1) == 0;
-  Elements x(some_float_type(), (row + rows) * K, false), y = x;
+  Elements x(up_to(1) == 0 ? residual.dtype : some_float_type(), (row + rows) * K, false), y = x;
   std::vector<uint64_t> p(static_cast<size_t>((row + rows) * words_for(K))), q = p;
   if (stream) e.stream = x.span();
   if (packed) e.words = p.data();

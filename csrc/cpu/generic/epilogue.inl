@@ -99,10 +99,11 @@ inline void sign_rows(const int32_t* dot, int64_t ld, int64_t rows, uint64_t sta
   }
 }
 
-void fused_words(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t rows, int64_t c, uint64_t* words) {
+void fused_words(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows, int64_t c) {
   constexpr int64_t kWorthwhile = 32;  // rows
   const Sign sign(e, c);
   const int64_t step = words_for(e.channels);
+  uint64_t* words = e.words + row * step + c / kWordBits;
   Limits limits;
   if (rows >= kWorthwhile && limits.found(sign)) {
     return sign_rows(dot + c, ld, rows, limits.falling, words, step, [&](int i, const int32_t* part) {
@@ -113,12 +114,62 @@ void fused_words(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t rows
             [&](int i, const int32_t* part) { return sign.negative(i, Vec::load(part, Full{})); });
 }
 
-void epilogue_fused(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows) {
-  if (!e.residual && e.rprelu == nullptr && !e.stream && e.words != nullptr && e.channels % kWordBits == 0) {
-    uint64_t* words = e.words + row * words_for(e.channels);
-    for (int64_t c = 0; c < e.channels; c += kWordBits) fused_words(e, dot, ld, rows, c, words++);
-    return;
+// A word of channels of a residual block: stream and shortcut of one type, all factors in registers over the rows.
+template <class T, bool kRprelu>
+void fused_block(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows, int64_t c) {
+  const Sign sign(e, c);
+  Vec::F before[Sign::kParts], slope[Sign::kParts], after[Sign::kParts];
+#pragma GCC unroll 8
+  for (int i = 0; kRprelu && i < Sign::kParts; ++i) {
+    const float* r = e.rprelu + c + i * Vec::kLanes;
+    before[i] = Vec::load(r, Full{});
+    slope[i] = Vec::load(r + e.channels, Full{});
+    after[i] = Vec::load(r + 2 * e.channels, Full{});
   }
+  const int64_t L = words_for(e.channels);
+  const Vec::F zero = Vec::all(0.0f);
+  const T* residual = static_cast<const T*>(e.residual.data) + row * e.channels + c;
+  T* stream = static_cast<T*>(e.stream.data) + row * e.channels + c;
+  uint64_t* words = e.words == nullptr ? nullptr : e.words + row * L + c / kWordBits;
+  dot += c;
+  for (int64_t r = 0; r < rows; ++r, dot += ld, residual += e.channels, stream += e.channels) {
+    uint64_t word = 0;
+#pragma GCC unroll 8
+    for (int i = 0; i < Sign::kParts; ++i) {
+      const int k = i * Vec::kLanes;
+      Vec::F y = Vec::add(Vec::mul(sign.scale[i], Vec::load(dot + k, Full{})), sign.bias[i]);
+      y = Vec::add(y, Vec::load(residual + k, Full{}));
+      if constexpr (kRprelu) {
+        const Vec::F t = Vec::add(y, before[i]);
+        y = Vec::add(Vec::select(Vec::less(zero, t), Vec::mul(slope[i], t), t), after[i]);
+      }
+      Vec::store(stream + k, y, Full{});
+      word |= Vec::less(Vec::add(y, sign.shift[i]), zero) << k;
+    }
+    if (words != nullptr) words[r * L] = word;
+  }
+}
+
+// Every word of channels by block(c), if there are only whole ones
+template <class Block>
+bool by_words(const Epilogue& e, const Block& block) {
+  if (e.channels % kWordBits != 0) return false;
+  for (int64_t c = 0; c < e.channels; c += kWordBits) block(c);
+  return true;
+}
+
+void epilogue_fused(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows) {
+  const bool words_alone = !e.residual && e.rprelu == nullptr && !e.stream && e.words != nullptr;
+  const bool residual_block = e.residual && e.stream && e.residual.dtype == e.stream.dtype;
+  if (words_alone && by_words(e, [&](int64_t c) { fused_words(e, dot, ld, row, rows, c); })) return;
+  const auto block = [&](int64_t c) {
+    with_type(e.stream.dtype, [&](auto tag) {
+      using T = decltype(tag);
+      return e.rprelu != nullptr ? fused_block<T, true>(e, dot, ld, row, rows, c)
+                                 : fused_block<T, false>(e, dot, ld, row, rows, c);
+    });
+  };
+  if (residual_block && by_words(e, block)) return;
   const int64_t K = e.channels, L = words_for(K);
   const Vec::F zero = Vec::all(0.0f);
   for (int64_t r = 0; r < rows; ++r, ++row, dot += ld) {
