@@ -12,6 +12,7 @@ VERBS = {
     "pack": "pack RUN -o FILE: a run as one packed file",
     "predict": "predict FILE IMAGE...: classes of pictures",
     "info": "info [--model NAME|FILE]: versions, kernels; layers of a network",
+    "bench": "bench [MODEL|FILE|RUN]: a packed network beside its twin in torch and OpenVINO: time, memory, size",
 }
 
 

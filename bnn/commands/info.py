@@ -12,7 +12,6 @@ import bnn
 from bnn import _extension, isa, models
 
 LAYER_COLUMNS = ("name", "kind", "output", "binary_macs", "real_macs", "binary_bits", "real_parameters", "kernel")
-DEFAULTS = {"tiny": (100, 1, 32), "": (1000, 3, 224)}  # classes, channels, pixels
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,16 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def default_shape(name: str) -> tuple[int, int, int]:
+    """Classes, channels and pixels of a named network, where nothing else is asked for."""
+    return (100, 1, 32) if name.endswith("_tiny") else (1000, 3, 224)
+
+
 def layers(name: str, config: Config) -> dict[str, Any]:
     """One row a layer of the named network or packed file, and totals."""
     if name in models.names():
-        fallback = DEFAULTS["tiny" if name.endswith("_tiny") else ""]
         asked = (config.num_classes, config.in_channels, config.image_size)
-        classes, channels, size = (a if a is not None else f for a, f in zip(asked, fallback, strict=True))
+        classes, channels, size = (a if a is not None else f for a, f in zip(asked, default_shape(name), strict=True))
         model = models.build(name, classes, channels, size)
     elif Path(name).is_file():
         model = bnn.load(name)

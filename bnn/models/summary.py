@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnn import isa
 from bnn.nn import BinaryConv2d, BinaryLinear, PackedBinaryConv2d, PackedBinaryLinear
 
 _BINARY = (BinaryConv2d, BinaryLinear, PackedBinaryConv2d, PackedBinaryLinear)
@@ -16,7 +15,8 @@ def summary(model: nn.Module, image_size: int, in_channels: int) -> list[dict]:
 
     Returns:
         Rows with name, kind, output (shape without N), binary_macs, real_macs, binary_bits, real_parameters (of the
-        shipped model: latent weights count as one bit), kernel ("torch", or what binary ops run on now).
+        shipped model: latent weights count as one bit), kernel ("torch", or what the layer runs on once packed, which
+        on a CPU with a matrix unit depends on its shape).
     """
     rows: list[dict] = []
     hooks = []
@@ -58,11 +58,21 @@ def _recorder(rows: list[dict], name: str):
                 "real_macs": 0 if binary else macs,
                 "binary_bits": weights if binary else 0,
                 "real_parameters": real,
-                "kernel": isa.current() if binary else "torch",
+                "kernel": _kernel(module, inputs[0]) if binary else "torch",
             }
         )
 
     return record
+
+
+def _kernel(module: Any, x: torch.Tensor) -> str:
+    """What a binary layer runs on for the input x, in its packed form."""
+    if isinstance(module, BinaryConv2d):
+        geometry = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.pad_value)
+        module = PackedBinaryConv2d(module.in_channels, module.out_channels, *geometry)
+    elif isinstance(module, BinaryLinear):
+        module = PackedBinaryLinear(module.in_features, module.out_features)
+    return module.route(x)
 
 
 def _latent(module: nn.Module) -> bool:

@@ -1,7 +1,9 @@
 #include "cpu/isa.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -33,7 +35,9 @@ bool matrix_unit_granted() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
   const bool has_unit = (d >> 24 & 1) != 0 && (d >> 25 & 1) != 0;  // amx-tile, amx-int8
-  if (!has_unit || (!wanted_isa().empty() && wanted_isa() != "amx")) return false;
+  const std::string_view wanted = wanted_isa();
+  const bool another = wanted != "amx" && std::find(std::begin(kNames), std::end(kNames), wanted) != std::end(kNames);
+  if (!has_unit || another) return false;
   unsigned long granted = 0;
   if (syscall(SYS_arch_prctl, kRequest, kTileData) != 0) return false;
   return syscall(SYS_arch_prctl, kGet, &granted) == 0 && (granted >> kTileData & 1) != 0;
