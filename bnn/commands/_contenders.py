@@ -73,9 +73,10 @@ def missing() -> str | None:
     return f"{rows} is left out, {' and '.join(absent)} not installed: pip install 'bnn-torch[peers]'"
 
 
-def write_packed(packed: bnn.PackedModel, folder: Path) -> list[Contender]:
-    """The packed network itself."""
-    return [Contender("bnn, packed", "bnn", "", bnn.save(packed, folder / "packed.safetensors"))]
+def write_packed(packed: dict[str, bnn.PackedModel], folder: Path) -> list[Contender]:
+    """The packed network itself, in every form."""
+    files = {form: bnn.save(network, folder / f"{form}.safetensors") for form, network in packed.items()}
+    return [Contender(f"bnn, {form}", "bnn", "", file) for form, file in files.items()]
 
 
 def write_torch(twin: nn.Module, folder: Path) -> list[Contender]:

@@ -21,10 +21,11 @@ from bnn.training.run import load_model, read_config, read_json
 
 @dataclass(frozen=True)
 class Subject:
-    """packed: the network. image: channels, height, width. rival, twin: its twin in words and as a module, if known."""
+    """packed: the network, in each dtype of its real layers that is known. image: channels, height, width. rival,
+    twin: its twin in words and as a module, if known."""
 
     name: str
-    packed: PackedModel
+    packed: dict[str, PackedModel]
     image: tuple[int, int, int]
     rival: str | None = None
     twin: nn.Module | None = None
@@ -70,7 +71,8 @@ def _run(folder: Path, image_size: int | None) -> Subject:
     size = image_size or built
     packed = _pack(str(folder), load_model(folder))
     correction = folder / "posthoc.json"
-    packed.posthoc = read_json(correction) if correction.exists() else None
+    for form in packed.values():
+        form.posthoc = read_json(correction) if correction.exists() else None
     return Subject(
         str(folder), packed, (channels, size, size), *twin(network["name"], network["num_classes"], channels, built)
     )
@@ -85,13 +87,13 @@ def _file(path: Path, image_size: int | None) -> Subject:
     outputs = packed.steps[-1]["args"].get("out_features")
     known = None if outputs is None else architecture(packed, channels)
     found = (None, None) if known is None else twin(known[0], outputs, channels, known[1])
-    return Subject(str(path), packed, (channels, height, width), *found)
+    return Subject(str(path), {"packed": packed}, (channels, height, width), *found)
 
 
-def _pack(name: str, model: nn.Module) -> PackedModel:
+def _pack(name: str, model: nn.Module) -> dict[str, PackedModel]:
     if not binary_layers(model):
         raise ValueError(f"MODEL: {name} has no binary layers, so there is nothing to pack; give a binary network")
-    return bnn.pack(model)
+    return {"packed": bnn.pack(model), "packed bf16": bnn.pack(model, dtype=torch.bfloat16)}
 
 
 def architecture(packed: PackedModel, in_channels: int) -> tuple[str, int] | None:

@@ -90,13 +90,13 @@ def compare(subject: Subject, batch: int, threads: int, rounds: int) -> dict[str
         bar.set_description("timing")
         turns = take_turns([contender.load(x, threads) for contender in contenders], rounds, bar.update)
         rows = [_row(*facts, turns[0], batch) for facts in zip(contenders, peaks, turns, strict=True)]
-    report = subject.packed.backend_report(x)
+    packed = subject.packed["packed"]
     return {
         "model": subject.name,
         "input": list(shape),
         "rival": subject.rival,
         "machine": host,
-        "kernels": dict(Counter(step["kernel"] for step in report if step["name"] in subject.packed.layers)),
+        "kernels": dict(Counter(row["kernel"] for row in packed.backend_report(x) if row["name"] in packed.layers)),
         "rows": rows,
         "verdict": verdict(rows),
         "left_out": missing() if subject.twin is not None else None,
@@ -136,16 +136,18 @@ def _row(contender: Contender, peak: int | None, turns: list[list[float]], ours:
 
 
 def verdict(rows: list[dict[str, Any]]) -> str:
-    """One sentence: which row is the fastest, by how much. The first row is bnn."""
-    if len(rows) == 1:
+    """One sentence: which row is the fastest, by how much."""
+    ours = min((row for row in rows if row["name"].startswith("bnn")), key=lambda row: row[RATIO])
+    others = [row for row in rows if not row["name"].startswith("bnn")]
+    if not others:
         return "Nothing to compare with: this file's network is none of bnn.models, so its twin is not known."
-    best = min(rows[1:], key=lambda row: row[RATIO])
-    name, ratio = best["name"], best[RATIO]
+    best = min(others, key=lambda row: row[RATIO])
+    ratio = best[RATIO] / ours[RATIO]
     if max(ratio, 1 / ratio) < SAME:
-        return f"bnn and {name} take the same time here, within {100 * (SAME - 1):.0f} %."
+        return f"{ours['name']} and {best['name']} take the same time here, within {100 * (SAME - 1):.0f} %."
     if ratio > 1:
-        return f"bnn is the fastest here, {ratio:.1f}x faster than {name}, the next."
-    return f"{name} is the fastest here, {1 / ratio:.1f}x faster than bnn."
+        return f"{ours['name']} is the fastest here, {ratio:.1f}x faster than {best['name']}, the next."
+    return f"{best['name']} is the fastest here, {1 / ratio:.1f}x faster than {ours['name']}."
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -26,6 +26,8 @@ class Config:
     """File to write."""
     exact: bool = False
     """Keep the training model's order of float32 operations: every bit equal, a little slower."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of real layers and of the stream between binary ones; bfloat16 is faster where the processor multiplies it."""
     overwrite: bool = False
     """Replace the file if it is there."""
 
@@ -36,7 +38,9 @@ def main(argv: list[str]) -> int:
     config = parse(Config, rest, "bnn pack")
     if not Path(config.run).is_dir():
         raise FileNotFoundError(f"{config.run}: no such run folder")
-    facts = pack_run(open_target(config.run), config.output, exact=config.exact, overwrite=config.overwrite)
+    facts = pack_run(
+        open_target(config.run), config.output, exact=config.exact, dtype=config.dtype, overwrite=config.overwrite
+    )
     if wants_json:
         print(json.dumps(facts, indent=2))
     else:
@@ -44,7 +48,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def pack_run(target: Target, output: Path, *, exact: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def pack_run(
+    target: Target, output: Path, *, exact: bool = False, dtype: str = "float32", overwrite: bool = False
+) -> dict[str, Any]:
     """Write `target` to `output`; returns sizes in bytes, flips, and the figures on the test split before and after.
 
     Raises:
@@ -54,7 +60,7 @@ def pack_run(target: Target, output: Path, *, exact: bool = False, overwrite: bo
         raise ValueError(f"{output} exists: choose another -o" + ("" if output.is_dir() else ", or add --overwrite"))
     output.parent.mkdir(parents=True, exist_ok=True)
     data = data_for(target, {})
-    packed = bnn.pack(target.model, exact=exact)
+    packed = bnn.pack(target.model, exact=exact, dtype=getattr(torch, dtype))
     bnn.save(packed, output, classes=target.classes, preprocess=target.preprocess.to_dict(), posthoc=target.posthoc)
 
     images, normalize = data.splits["test"], target.preprocess.normalize
@@ -66,6 +72,7 @@ def pack_run(target: Target, output: Path, *, exact: bool = False, overwrite: bo
         "bytes": output.stat().st_size,
         "training_bytes": (target.path / "model.safetensors").stat().st_size,
         "exact": exact,
+        "dtype": dtype,
         "images": len(labels),
         "flips": flips,
         "same_class": 100 * (1 - flips / len(labels)),

@@ -5,14 +5,14 @@ the result to `name`; a packed layer with two outputs binds the words to `name` 
 exist, so a program from a file can name nothing else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnn.nn.activations import RPReLU, RSign
+from bnn.nn.activations import RPReLU, RSign, require
 from bnn.nn.binary_conv2d import PackedBinaryConv2d
 from bnn.nn.binary_linear import PackedBinaryLinear
 from bnn.nn.variational_head import VariationalHead
@@ -52,9 +52,11 @@ FIXED: dict[str, dict] = {
 }
 
 # kind -> function of the inputs and of the stored arguments
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "adaptive_avg_pool2d": lambda x, *, output_size: F.adaptive_avg_pool2d(x, output_size),
     "add": lambda a, b: a + b,
+    "cast": lambda x, *, dtype: x.to(DTYPES[dtype]) if x.is_floating_point() else x,
     "cat": lambda *parts, dim: torch.cat(parts, dim),
     "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x,
     "flatten": lambda x, *, start_dim: torch.flatten(x, start_dim),
@@ -93,6 +95,18 @@ def layer_args(layer: nn.Module) -> dict:
 def build_layer(kind: str, args: dict) -> nn.Module:
     """The layer that `layer_args` described."""
     return LAYERS[kind][0](**{k: tuple(v) if isinstance(v, list) else v for k, v in args.items()})
+
+
+def set_dtype(steps: list[dict], layers: Mapping[str, nn.Module]) -> None:
+    """Real layers and streams get the dtype of the first cast, float32 without one; the last step has float32."""
+    casts = [step["args"]["dtype"] for step in steps if step["kind"] == "cast"]
+    require(set(casts) <= set(DTYPES), "the dtype of a cast", f"one of {sorted(DTYPES)}", casts)
+    for step in steps[:-1] if casts else ():
+        layer = layers.get(step["name"])
+        if isinstance(layer, PACKED):
+            layer.stream_dtype = DTYPES[casts[0]]
+        elif layer is not None:
+            layer.to(DTYPES[casts[0]])
 
 
 def head_entry(steps: list[dict]) -> dict | None:

@@ -108,6 +108,7 @@ class PackedEpilogue(nn.Module):
     say which outputs later layers read.
     """
 
+    stream_dtype = torch.float32
     weight: Tensor
     scale: Tensor
     bias: Tensor
@@ -177,7 +178,7 @@ class PackedBinaryConv2d(PackedEpilogue):
         outputs = ops.binary_conv2d_fused(
             self._words_of(x), self.weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups,
             self.pad_value, self.scale, self.bias, residual, self.rprelu, self.next_shift,
-            torch.float32 if self.stream else None,
+            self.stream_dtype if self.stream else None,
         )  # fmt: skip
         return self._outputs(outputs)
 

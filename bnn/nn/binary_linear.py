@@ -95,7 +95,7 @@ class PackedBinaryLinear(PackedEpilogue):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         outputs = ops.binary_linear_fused(
             self._words_of(x), self.weight, self.in_features, self.scale, self.bias, residual, self.rprelu,
-            self.next_shift, torch.float32 if self.stream else None,
+            self.next_shift, self.stream_dtype if self.stream else None,
         )  # fmt: skip
         return self._outputs(outputs)
 

@@ -92,6 +92,7 @@ def load(path: str | os.PathLike) -> PackedModel:
             with torch.device("meta"):
                 layers = {s["name"]: _program.build_layer(s["kind"], s["args"]) for s in steps
                           if s["kind"] in _program.LAYERS}  # fmt: skip
+            _program.set_dtype(steps, layers)
             model = PackedModel(steps, layers)
         except _BUILD_ERRORS as problem:
             raise FileRefused(f"{path}: the graph does not describe a network ({problem})") from problem

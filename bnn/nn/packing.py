@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from bnn import isa
 from bnn.nn import _program
 from bnn.nn._trace import free_name, trace
-from bnn.nn.activations import RPReLU
+from bnn.nn.activations import RPReLU, require
 from bnn.nn.binary_conv2d import BinaryConv2d, PackedBinaryConv2d
 from bnn.nn.binary_linear import BinaryLinear, PackedBinaryLinear
 from bnn.ops._training import binarize_weight
@@ -68,7 +68,7 @@ def _record_route(kernels: dict[str, str], name: str, layer: Any, inputs: tuple)
 
 
 @torch.no_grad()
-def pack(model: nn.Module, *, exact: bool = False) -> PackedModel:
+def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.float32) -> PackedModel:
     """The inference form of a network of torch.nn and bnn.nn layers.
 
     By default weight scale, batch norm, shortcut and RPReLU are folded into the binary layer before them, and bits
@@ -78,10 +78,16 @@ def pack(model: nn.Module, *, exact: bool = False) -> PackedModel:
     Args:
         model: torch.fx-traceable (no control flow that depends on data); it is not changed.
         exact: see above.
+        dtype: of real-valued layers and of the stream between binary ones, all but the last layer: float32, or
+            bfloat16, which is faster where the processor multiplies it (AMX, AVX-512 BF16) and rounds to 8 bits.
 
     Raises:
-        ValueError: a layer or function that packed networks don't have; it is named, with those that exist.
+        ValueError: another dtype, bfloat16 with `exact`, or a layer or function that packed networks don't have; it is
+            named, with those that exist.
     """
+    names = {value: name for name, value in _program.DTYPES.items()}
+    require(dtype in names, "dtype", f"one of {list(names)}", dtype)
+    require(not exact or dtype == torch.float32, "dtype", "torch.float32 with exact=True", dtype)
     training = [(module, module.training) for module in model.modules()]
     try:
         steps, layers = trace(model.eval())
@@ -95,7 +101,11 @@ def pack(model: nn.Module, *, exact: bool = False) -> PackedModel:
             _pack_step(step, steps, layers, fold=not exact)
     if not exact:
         _keep_bits(steps, layers)
-        _start_channels_last(steps)
+        # words are made fastest from channels-last images; exact networks keep the layout: real layers may round by it
+        _start_with("channels_last", {}, steps)
+    if dtype != torch.float32:
+        _cast_all_but_the_last(names[dtype], steps)
+        _program.set_dtype(steps, layers)
     for step in steps:
         if step["kind"] in _program.LAYERS:
             step["args"] = _program.layer_args(layers[step["name"]])
@@ -203,12 +213,21 @@ def _keep_bits(steps: list[dict], layers: dict[str, Any]) -> None:
             readers[0]["inputs"][0] = name
 
 
-def _start_channels_last(steps: list[dict]) -> None:
-    """Words are made fastest from channels-last images. Exact networks keep the layout: real layers may round by it."""
-    name = free_name("channels_last", steps)
+def _start_with(kind: str, args: dict, steps: list[dict]) -> None:
+    """A function in front of everything that reads the input."""
+    name = free_name(kind, steps)
     for step in steps:
         step["inputs"] = [name if value == _program.INPUT else value for value in step["inputs"]]
-    steps.insert(0, {"name": name, "kind": "channels_last", "inputs": [_program.INPUT], "args": {}})
+    steps.insert(0, {"name": name, "kind": kind, "inputs": [_program.INPUT], "args": args})
+
+
+def _cast_all_but_the_last(dtype: str, steps: list[dict]) -> None:
+    last = steps[-1]
+    for name in dict.fromkeys(last["inputs"]):
+        back = free_name("cast", steps)
+        steps.insert(-1, {"name": back, "kind": "cast", "inputs": [name], "args": {"dtype": "float32"}})
+        last["inputs"] = [back if value == name else value for value in last["inputs"]]
+    _start_with("cast", {"dtype": dtype}, steps)
 
 
 def _same_rank(producer: nn.Module, reader: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from bnn.commands.info import layers
 from bnn.nn import BinaryConv2d
 from bnn.training.run import save_weights
 
-OURS, TORCH = "bnn, packed", ["torch fp32", "torch bf16"]
+OURS, TORCH = ["bnn, packed", "bnn, packed bf16"], ["torch fp32", "torch bf16"]
 
 
 def rivals():
@@ -44,12 +44,12 @@ def test_every_row_is_measured(capsys):
     assert main("bench reactnet_tiny --image-size 32 --threads 1 --rounds 3 --json".split()) == 0
     facts = json.loads(capsys.readouterr().out)
     rows = {row["name"]: row for row in facts["rows"]}
-    assert list(rows) == [OURS, *rivals()]
+    assert list(rows) == [*OURS, *rivals()]
     for row in rows.values():
         assert 0 < row["median ms"] <= row["p95 ms"] and row["file MB"] > 0 and row["peak MB"] >= 0
         assert row["images/s"] == pytest.approx(1e3 / row["median ms"])
-    assert rows[OURS][RATIO] == 1
-    assert rows[OURS]["file MB"] == min(row["file MB"] for row in rows.values())
+    assert rows[OURS[0]][RATIO] == 1
+    assert rows[OURS[1]]["file MB"] == min(row["file MB"] for row in rows.values())
     assert (facts["rival"], facts["input"]) == ("resnet_tiny", [1, 1, 32, 32])
     assert sum(n for kernel, n in facts["kernels"].items() if kernel != "torch") == 10
     assert facts["machine"]["threads"] == 1 and facts["machine"]["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -77,7 +77,7 @@ def test_a_network_of_ones_own_is_compared_with_nothing(tmp_path, capsys):
     bnn.save(bnn.pack(own_network()), tmp_path / "own.safetensors")
     assert main(["bench", str(tmp_path / "own.safetensors"), "--image-size", "16", "--rounds", "1"]) == 0
     text = capsys.readouterr().out
-    assert "rival     none" in text and f"| {OURS} " in text and "Nothing to compare with" in text
+    assert "rival     none" in text and f"| {OURS[0]} " in text and "Nothing to compare with" in text
     assert not any(name in text for name in (*TORCH, "OpenVINO"))
 
 
@@ -108,14 +108,14 @@ def test_info_names_the_kernel_that_the_packed_layer_runs_on(name):
 @pytest.mark.parametrize(
     "ratios, expected",
     [
-        ((1.0, 2.0, 4.0), "bnn is the fastest here, 2.0x faster than b, the next."),
-        ((1.0, 2.0, 0.5), "c is the fastest here, 2.0x faster than bnn."),
-        ((1.0, 1.04, 4.0), "bnn and b take the same time here, within 5 %."),
-        ((1.0,), "Nothing to compare with"),
+        ((1.0, 0.8, 2.0, 4.0), "bnn b is the fastest here, 2.5x faster than c, the next."),
+        ((1.0, 2.0, 2.0, 0.5), "d is the fastest here, 2.0x faster than bnn a."),
+        ((1.0, 2.0, 1.04, 4.0), "bnn a and c take the same time here, within 5 %."),
+        ((1.0, 0.9), "Nothing to compare with"),
     ],
 )
 def test_the_verdict_names_the_fastest(ratios, expected):
-    rows = [{"name": name, RATIO: ratio} for name, ratio in zip("abc", ratios, strict=False)]
+    rows = [{"name": name, RATIO: ratio} for name, ratio in zip(("bnn a", "bnn b", "c", "d"), ratios, strict=False)]
     assert verdict(rows).startswith(expected)
 
 
