@@ -9,9 +9,11 @@ STAMP := build/.installed$(if $(ENV),-venv)
 # Where no GPU is visible the CUDA kernels would only cost minutes of compiling; `make CUDA=1 ...` builds them all the same.
 CUDA ?= $(if $(shell nvidia-smi -L 2>/dev/null),auto,0)
 CLANG_FORMAT = $(PY) -c "import clang_format; clang_format.clang_format()"
+# The last that Larq Compute Engine has wheels for
+PEER_PYTHON ?= python3.11
 BUILD_INPUTS := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: demo test claims dev fmt lint bench clean
+.PHONY: demo test claims dev fmt lint bench peers clean
 
 demo: $(STAMP)
 	$(PY) -m bnn demo --resume
@@ -27,15 +29,25 @@ dev: $(STAMP)
 
 fmt:
 	$(PY) -m ruff check --fix . && $(PY) -m ruff format .
-	$(CLANG_FORMAT) -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.inc' 'csrc/*.cu')
+	$(CLANG_FORMAT) -i $$(git ls-files 'bench/*.cpp' 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.inc' 'csrc/*.cu')
 
 lint:
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
-	$(CLANG_FORMAT) --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu')
+	$(CLANG_FORMAT) --dry-run --Werror $$(git ls-files 'bench/*.cpp' 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu')
 	$(PY) -m mypy bnn
 
 bench: $(STAMP)
 	$(PY) -m bench
+
+# What `python -m bench binary_conv2d --peers` times ours against, each in an environment of its own
+peers: build/peers/openvino/.installed build/peers/larq/.installed
+
+build/peers/openvino/.installed: PACKAGES := openvino==2026.4.1
+build/peers/larq/.installed: PACKAGES := larq-compute-engine==0.16.0 larq==0.14.0 tensorflow==2.16.1 tf-keras==2.16.0
+build/peers/%/.installed:
+	$(PEER_PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q $(PACKAGES)
+	touch $@
 
 clean:
 	rm -rf build dist *.egg-info bnn/*.so .venv

@@ -107,6 +107,8 @@ CONVS: dict[str, Conv] = {
     "mobilenet/depthwise/64x56": _same(64, 56, 64, groups=64),
     "mobilenet/depthwise/256x28": _same(256, 28, 256, groups=256),
     "mobilenet/depthwise/512x14": _same(512, 14, 512, groups=512),
+    "digits/32x28": _same(32, 28, 32),
+    "digits/64x14": _same(64, 14, 64),
     "glyphs/32x16": _same(32, 16, 32),
     "glyphs/32-64x16/2": _same(32, 16, 64, stride=2),
     "glyphs/64x8": _same(64, 8, 64),
