@@ -154,26 +154,6 @@ void block(const TileProducts& p, int64_t tile, int8_t* panel, int32_t* dot, [[m
   if constexpr (M > 3) _tile_stored(3, dot + 3 * p.rows * p.ld, row_bytes);
 }
 
-// One tile of pixels times two panels that are there already: no tile is left over, and a bit faster where steps are
-// few.
-void pair(const TileProducts& p, int64_t tile, const int8_t* panel, int32_t* dot) {
-  const int8_t* a = p.bytes + p.starts[tile];
-  const int8_t* second = panel + p.steps * kTileBytes;
-  _tile_zero(0);
-  _tile_zero(1);
-  for (int64_t s = 0; s < p.steps; ++s) {
-    _tile_loadd(4, a + p.offsets[s], p.pitch);
-    _tile_loadd(5, panel + s * kTileBytes, 64);
-    _tile_dpbssd(0, 4, 5);
-    _tile_loadd(5, second + s * kTileBytes, 64);
-    _tile_dpbssd(1, 4, 5);
-  }
-  const int64_t row_bytes = p.ld * static_cast<int64_t>(sizeof(int32_t));
-  dot += tile * p.rows * p.ld;
-  _tile_stored(0, dot, row_bytes);
-  _tile_stored(1, dot + kPanel, row_bytes);
-}
-
 template <bool kExpand>
 void some_tiles(const TileProducts& p, int64_t tile, int64_t count, int8_t* panel, int32_t* dot, Expander* filters) {
   switch (count) {
@@ -222,12 +202,7 @@ void expand_filters(const FilterWords& f, int8_t* tiles) {
 
 void tile_products(const TileProducts& p) {
   memory_barrier();
-  const int64_t pairs = p.filters == nullptr ? p.count / 2 : 0;
-  for (int64_t i = 0; i < pairs; ++i) {
-    const int8_t* panel = p.panels + 2 * i * p.steps * kTileBytes;
-    for (int64_t tile = 0; tile < p.tiles; ++tile) pair(p, tile, panel, p.dot + 2 * i * kPanel);
-  }
-  for (int64_t i = 2 * pairs; i < p.count; ++i) {
+  for (int64_t i = 0; i < p.count; ++i) {
     int32_t* dot = p.dot + i * kPanel;
     int8_t* panel = p.filters == nullptr ? p.panels + i * p.steps * kTileBytes : p.panels;
     int64_t tile = 0;
