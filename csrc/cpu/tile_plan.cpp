@@ -6,11 +6,10 @@
 namespace bnn::cpu {
 namespace {
 
-constexpr int64_t kBlockBytes = 192 * 1024;         // expanded pixels: a part of L2
-constexpr int64_t kMostBlockBytes = 8 << 20;        // wide rows with far reaching filters: popcounts instead
-constexpr int64_t kFilterBytes = 160 * 1024;        // expanded filters of a call, else they are expanded for every job
-constexpr int64_t kJobBytes = 64 * 1024;            // dot products of a job stay near L1 ...
-constexpr int64_t kExpandingJobBytes = 512 * 1024;  // ... or, to share the expansion of filters, in L2
+constexpr int64_t kBlockBytes = 384 * 1024;   // expanded pixels: a part of L2
+constexpr int64_t kMostBlockBytes = 8 << 20;  // wide rows with far reaching filters: popcounts instead
+constexpr int64_t kFilterBytes = 160 * 1024;  // expanded filters of a call, else they are expanded for every job
+constexpr int64_t kJobBytes = 1024 * 1024;    // dot products of a job, in L2: the more tiles share a panel the better
 
 std::vector<int64_t> phases(int64_t filter, int64_t dilation, int64_t stride) {
   std::vector<int64_t> found;
@@ -49,7 +48,7 @@ void choose_block(const ConvGeometry& g, TilePlan& t) {
 
 // As few tiles as possible, of as few rows as possible
 void choose_rows(TilePlan& t) {
-  const int64_t run = (t.out_rows - 1) * t.pitch() + t.out_columns;
+  const int64_t run = t.run();
   const int64_t across = ceil_div(run, kTileRows), in_row = ceil_div(t.out_columns, kTileRows);
   t.within_rows = t.out_rows * in_row <= across;
   t.rows = static_cast<int>(t.within_rows ? ceil_div(t.out_columns, in_row) : ceil_div(run, across));
@@ -84,10 +83,8 @@ double popcount_cost(const ConvPlan& p) {
 double tile_cost(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
   const TilePlan& t = p.tiles;
-  const int64_t run = (t.out_rows - 1) * t.pitch() + t.out_columns;
-  const int64_t tiles = t.within_rows ? t.out_rows * ceil_div(t.out_columns, t.rows) : ceil_div(run, t.rows);
-  const double all =
-      static_cast<double>(tiles) * static_cast<double>(g.pixels()) / static_cast<double>(t.out_rows * t.out_columns);
+  const double all = static_cast<double>(t.tiles_of_image()) * static_cast<double>(g.pixels()) /
+                     static_cast<double>(t.out_rows * t.out_columns);
   const double panels = static_cast<double>(g.G * p.group_panels), steps = static_cast<double>(t.steps());
   return 2000.0 + panels * (80.0 * steps + all * (30.0 + 1.25 * t.rows * steps));
 }
@@ -111,8 +108,10 @@ bool plan_tiles(ConvPlan& p, bool always) {
   const int64_t filter_bytes = g.G * p.group_panels * t.steps() * kTileBytes;
   t.expand_once = filter_bytes <= kFilterBytes;
   t.weave = g.C % (4 * kWordBits) == 0 ? std::min(kRing, (g.C & -g.C) / kWordBits) : 1;
-  const int64_t row_bytes = p.ld * static_cast<int64_t>(sizeof(int32_t)) * t.rows;
-  t.job = std::max<int64_t>((t.expand_once ? kJobBytes : kExpandingJobBytes) / row_bytes / 2 * 2, 2);
+  const int64_t tile_bytes = p.ld * static_cast<int64_t>(sizeof(int32_t)) * t.rows;
+  const int64_t most = std::max<int64_t>(kJobBytes / tile_bytes, 1);
+  const int64_t block_tiles = t.images * t.tiles_of_image();
+  t.job = ceil_div(block_tiles, ceil_div(block_tiles, most));
   return always || tile_cost(p) < popcount_cost(p);
 }
 

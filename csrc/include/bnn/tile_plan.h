@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "bnn/bits.h"
+
 namespace bnn::cpu {
 
 // How a convolution runs on a matrix unit for bytes.
@@ -22,13 +24,17 @@ struct TilePlan {
   int64_t reach_h = 0, reach_w = 0;                   // rows and columns that a plane has beyond the block
   int64_t images = 1, out_rows = 1, out_columns = 1;  // a block; several images only if whole
   int64_t shared = 0;        // columns at a row's end that are those at the next one's begin: padding on both sides
-  int64_t job = 1;           // tiles between two epilogues
+  int64_t job = 1;           // tiles between two epilogues, at most
   bool expand_once = false;  // filters: once a call, else for every job ...
   int64_t weave = 1;         // ... into tiles woven like this, see TileProducts
 
   int64_t steps() const { return static_cast<int64_t>(offsets.size()); }
-  int64_t pitch() const { return out_columns + reach_w - shared; }                            // pixels from row to row
-  int64_t plane() const { return (out_rows + reach_h) * pitch() + shared; }                   // pixels
+  int64_t pitch() const { return out_columns + reach_w - shared; }           // pixels from row to row
+  int64_t plane() const { return (out_rows + reach_h) * pitch() + shared; }  // pixels
+  int64_t run() const { return (out_rows - 1) * pitch() + out_columns; }     // pixels, first to last
+  int64_t tiles_of_image() const {
+    return within_rows ? out_rows * ceil_div(out_columns, rows) : ceil_div(run(), rows);
+  }
   int64_t planes() const { return static_cast<int64_t>(phases_h.size() * phases_w.size()); }  // of an image
 };
 
