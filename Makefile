@@ -8,6 +8,8 @@ PY := $(if $(ENV),$(ENV)/bin/python,$(PYTHON))
 STAMP := build/.installed$(if $(ENV),-venv)
 # Where no GPU is visible the CUDA kernels would only cost minutes of compiling; `make CUDA=1 ...` builds them all the same.
 CUDA ?= $(if $(shell nvidia-smi -L 2>/dev/null),auto,0)
+# Processes of `make test`, a thread and about 1 GB each
+WORKERS ?= 2
 CLANG_FORMAT = $(PY) -c "import clang_format; clang_format.clang_format()"
 # The last that Larq Compute Engine has wheels for
 PEER_PYTHON ?= python3.11
@@ -19,7 +21,7 @@ demo: $(STAMP)
 	$(PY) -m bnn demo --resume
 
 test: $(STAMP)
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadscope --benchmark-disable
 
 claims: $(STAMP)
 	$(PY) -m bench.claims
