@@ -28,6 +28,7 @@ NAMED = r"\{([\w-]+)\}"
 RUNS: dict[str, list[str]] = {
     "source-student": ["plain", "--split", "source", "--epochs", "6", "--lr", "2e-3"],
     "ce": ["plain", "--loss", "ce"],
+    "ce-real": ["plain", "--loss", "ce", *REAL],
     "las": ["plain", "--loss", "label_aware_smoothing"],
     "balanced": BALANCED,
     "balanced-mixup": [*BALANCED, "--mixup"],
@@ -45,7 +46,9 @@ RUNS: dict[str, list[str]] = {
     "candle-source": ["candle", "--source-images", "32"],
     "small": SMALL,
     "small-real": [*SMALL, *REAL],
-    **{f"{name}-vtst": ["vtst", "--from", f"{{{name}}}"] for name in ("ce", "candle", "small", "small-real")},
+    **{
+        f"{name}-vtst": ["vtst", "--from", f"{{{name}}}"] for name in ("ce", "ce-real", "candle", "small", "small-real")
+    },
     "evolution": [*EVOLUTION, "6"],
     "evolution-long": [*EVOLUTION, "6", "--control", "long"],
     "evolution-real": [*EVOLUTION, "6", *REAL],
@@ -104,6 +107,7 @@ TABLES: dict[str, dict[str, tuple[str, int]]] = {
         f"{what}: {head}": (run, row)
         for what, run in {
             "binary, long tail": "ce-vtst",
+            "real, long tail": "ce-real-vtst",
             "binary, 20 images a class": "small-vtst",
             "real, 20 images a class": "small-real-vtst",
         }.items()
