@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from types import SimpleNamespace
 
-from bench.peer_server import LAYERS, chains, serve
+from bench.peer_server import four, serve
 
 os.environ |= {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 MOST_MACS = 500_000_000  # a fifth of a second a call
@@ -31,14 +31,7 @@ def build(layer: SimpleNamespace, threads: int) -> Callable[[], object]:
         return keras.layers.BatchNormalization()(y)
 
     x = keras.layers.Input((layer.h, layer.w, layer.c), batch_size=layer.n)
-    if chains(layer):
-        y = x
-        for _ in range(LAYERS):
-            y = block(y)
-        outputs = [y]
-    else:
-        outputs = [block(x) for _ in range(LAYERS)]
-    model = lce.convert_keras_model(keras.Model(x, outputs))
+    model = lce.convert_keras_model(keras.Model(x, four(layer, x, block)))
     engine = lce.testing.Interpreter(model, num_threads=threads).interpreter  # the outer one feeds image by image
     image = np.random.default_rng(0).standard_normal((layer.n, layer.h, layer.w, layer.c), dtype=np.float32)
     return lambda: engine.predict([image])

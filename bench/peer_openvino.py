@@ -9,7 +9,7 @@ their input OpenVINO runs one, whatever their filters are.
 from collections.abc import Callable
 from types import SimpleNamespace
 
-from bench.peer_server import LAYERS, chains, serve
+from bench.peer_server import four, serve
 
 
 def build(layer: SimpleNamespace, threads: int) -> Callable[[], object]:
@@ -35,14 +35,7 @@ def build(layer: SimpleNamespace, threads: int) -> Callable[[], object]:
 
     image = op.parameter([layer.n, layer.h, layer.w, layer.c], np.float32)
     x = op.transpose(image, op.constant([0, 3, 1, 2]))
-    if chains(layer):
-        y = x
-        for _ in range(LAYERS):
-            y = block(y)
-        outputs = [y]
-    else:
-        outputs = [block(x) for _ in range(LAYERS)]
-    model = ov.Model([op.transpose(y, op.constant([0, 2, 3, 1])) for y in outputs], [image], "peer")
+    model = ov.Model([op.transpose(y, op.constant([0, 2, 3, 1])) for y in four(layer, x, block)], [image], "peer")
     options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
     request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
     request.set_input_tensor(ov.Tensor(random.standard_normal(list(image.shape), dtype=np.float32)))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from types import SimpleNamespace
+from typing import Any
 
 LAYERS = 4  # of one call: convolutions with what stands between them, in a row where the sizes allow it
 Build = Callable[[SimpleNamespace, int], Callable[[], object]]
@@ -49,6 +50,10 @@ def serve(package: str, build: Build) -> None:
         print(answer, file=answers)
 
 
-def chains(layer: SimpleNamespace) -> bool:
-    """Whether the output of the layer can be its input."""
-    return layer.c == layer.k and layer.stride == [1, 1] and 2 * layer.padding[0] == layer.r - 1
+def four(layer: SimpleNamespace, x: Any, block: Callable[[Any], Any]) -> list:
+    """Outputs of LAYERS blocks on x: in a row where the output of the layer can be its input, else side by side."""
+    if layer.c != layer.k or layer.stride != [1, 1] or 2 * layer.padding[0] != layer.r - 1:
+        return [block(x) for _ in range(LAYERS)]
+    for _ in range(LAYERS):
+        x = block(x)
+    return [x]

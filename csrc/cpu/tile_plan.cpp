@@ -71,8 +71,7 @@ void find_steps(const ConvGeometry& g, TilePlan& t) {
 }
 
 // Estimates in cycles of one thread, from times on one quiet machine: the choice is the same in every run. Where a
-// neighbour keeps the unit busy, products on it may take 4 times as long, and popcounts would have won by up to 1.5x;
-// where none does, they lose by up to 2x.
+// neighbour keeps the unit busy, products on it take twice as long; popcounts then win by up to 1.3x on a few shapes.
 double popcount_cost(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
   const double panels = static_cast<double>(g.G * p.group_panels * p.row_words);

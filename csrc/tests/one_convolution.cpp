@@ -1,9 +1,12 @@
-// One 3x3 convolution, words to words: one_convolution ISA C K SIDE STRIDE. For tools that count, see
-// bench/instructions.py: what they are to count happens in `counted`.
+// A 3x3 convolution, words to words: one_convolution ISA C K SIDE STRIDE [IMAGES ROUNDS]. Prints what it ran on and the
+// least time of a round. For tools that count, see bench/instructions.py: what they are to count happens in `counted`.
 
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include "bnn/binary_conv2d.h"
@@ -15,7 +18,7 @@ using namespace bnn;
 
 template <class T>
 T* aligned(std::vector<T>& v, int64_t size) {
-  v.resize(static_cast<size_t>(size) + 64);
+  if (v.size() < static_cast<size_t>(size) + 64) v.resize(static_cast<size_t>(size) + 64);
   return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(v.data()) + 63) / 64 * 64);
 }
 
@@ -24,8 +27,8 @@ struct Memory {
   std::vector<int32_t> base;
 };
 
-extern "C" __attribute__((noinline)) void counted(const BinaryConv2d& problem, Memory& memory) {
-  cpu::ConvPlan p = cpu::binary_conv2d_plan(problem, cpu::Route::popcount);
+extern "C" __attribute__((noinline)) std::string_view counted(const BinaryConv2d& problem, Memory& memory) {
+  cpu::ConvPlan p = cpu::binary_conv2d_plan(problem);
   p.image = reinterpret_cast<char*>(aligned(memory.image, cpu::image_words(p)));
   p.panels = aligned(memory.panels, cpu::panels_words(p));
   p.base = aligned(memory.base, cpu::base_size(p));
@@ -33,6 +36,7 @@ extern "C" __attribute__((noinline)) void counted(const BinaryConv2d& problem, M
   cpu::binary_conv2d_image(p, 0, cpu::image_rows(p));
   cpu::binary_conv2d_filters(p, 0, cpu::filter_units(p), scratch);
   cpu::binary_conv2d(p, 0, p.geometry.pixels(), scratch);
+  return cpu::binary_conv2d_route(p);
 }
 
 std::vector<uint64_t> words(int64_t n) {
@@ -45,10 +49,11 @@ std::vector<uint64_t> words(int64_t n) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 6) return std::fprintf(stderr, "one_convolution ISA C K SIDE STRIDE\n"), 2;
+  if (argc != 6 && argc != 8) return std::fprintf(stderr, "one_convolution ISA C K SIDE STRIDE [IMAGES ROUNDS]\n"), 2;
   cpu::isa_use(argv[1]);
   ConvGeometry g;
-  g.N = 1, g.C = std::atoll(argv[2]), g.K = std::atoll(argv[3]), g.H = g.W = std::atoll(argv[4]);
+  g.N = argc == 8 ? std::atoll(argv[6]) : 1, g.C = std::atoll(argv[2]), g.K = std::atoll(argv[3]),
+  g.H = g.W = std::atoll(argv[4]);
   g.R = g.S = 3, g.G = 1, g.stride_h = g.stride_w = std::atoll(argv[5]), g.pad_h = g.pad_w = 1;
   g.dilation_h = g.dilation_w = 1, g.pad_value = 0;
   g.OH = g.OW = conv_out_size(g.H, 3, g.stride_h, 1, 1);
@@ -59,6 +64,15 @@ int main(int argc, char** argv) {
   e.kind = Epilogue::Kind::fused;
   e.channels = g.K, e.scale = scale.data(), e.bias = bias.data(), e.words = out.data();
   Memory memory;
-  counted({g, x.data(), weight.data(), e}, memory);
+  double least = 1e30;
+  std::string_view route;
+  for (int64_t round = argc == 8 ? std::atoll(argv[7]) : 1; round > 0; --round) {
+    const auto begin = std::chrono::steady_clock::now();
+    route = counted({g, x.data(), weight.data(), e}, memory);
+    least = std::min(least, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  const double macs = static_cast<double>(g.pixels() * g.K * g.taps() * g.C);
+  std::printf("%.*s %.1f us %.0f GMAC/s\n", static_cast<int>(route.size()), route.data(), 1e6 * least,
+              macs / least / 1e9);
   return 0;
 }

@@ -237,18 +237,22 @@ bool check_fused(ukernel::epilogue_fused* f, ukernel::epilogue_fused* truth) {
   return same(x, y) && p == q;
 }
 
-// Many rows of words alone, with signs that change inside the range of the sums, on halves and near them.
+// Many rows of words alone, with signs that change inside the range of the sums, on halves and near them, also where
+// float32 skips integers.
 bool check_signs(ukernel::epilogue_fused* f, ukernel::epilogue_fused* truth) {
   const int64_t rows = 30 + up_to(50), K = 64 * (1 + up_to(2)), ld = K + up_to(20);
   std::vector<int32_t> dot(static_cast<size_t>(rows * ld));
-  const int64_t range = 1 + up_to(300);
-  for (int32_t& v : dot) v = static_cast<int32_t>(up_to(2 * range) - range);
+  const int64_t range = 1 + up_to(300), center = up_to(3) == 0 ? (int64_t{1} << (22 + up_to(4))) + up_to(8) : 0;
+  for (int32_t& v : dot) v = static_cast<int32_t>(center + up_to(2 * range) - range);
   std::vector<float> scale(K), bias(K), shift(K);
   for (int64_t k = 0; k < K; ++k) {
     const int64_t kind = up_to(200);
-    scale[k] = kind == 0 ? some_float() : kind < 80 ? 0.5f : std::normal_distribution<float>(0.0f, 0.1f)(g_random);
+    scale[k] = kind == 0 && center == 0   ? some_float()
+               : kind < 80 || center != 0 ? 0.5f
+                                          : std::normal_distribution<float>(0.0f, 0.1f)(g_random);
     if (up_to(1) == 0) scale[k] = -scale[k];
     bias[k] = 0.25f * static_cast<float>(up_to(4 * range) - 2 * range);
+    if (center != 0) bias[k] = -scale[k] * static_cast<float>(center + up_to(range) - range / 2);
     shift[k] = kind == 1 ? some_float() : std::abs(scale[k]) == 0.5f ? 0.0f : static_cast<float>(up_to(8)) - 4.0f;
   }
   Epilogue e;

@@ -68,9 +68,10 @@ struct Limits {
   uint64_t falling = 0;
 
   // Every step of Sign rounds monotonically, so one change of sign between two integers is the only one. False if it
-  // isn't found beside the estimate: no change at all, factors that are not finite, or too large for integers in float.
+  // isn't found beside the estimate: no change at all, factors that are not finite, or where float32 skips integers.
   bool found(const Sign& sign) {
     constexpr uint64_t kAll = (uint64_t{1} << Vec::kLanes) - 1;
+    const Vec::F exact = Vec::all(0x1p23f);
     bool all = true;
     for (int i = 0; i < Sign::kParts; ++i) {
       int32_t* to = limit + i * Vec::kLanes;
@@ -79,7 +80,7 @@ struct Limits {
       const Vec::F zero = Vec::all(0.0f), one = Vec::all(1.0f);
       Vec::store(to, Vec::sub(zero, Vec::div(Vec::add(sign.bias[i], sign.shift[i]), sign.scale[i])), Full{});
       const Vec::F t = Vec::load(to, Full{}), below = Vec::sub(t, one), above = Vec::add(t, one);
-      all = all && before(Vec::sub(below, one)) == kAll && before(above) == 0;
+      all = all && Vec::less(Vec::abs(t), exact) == kAll && before(Vec::sub(below, one)) == kAll && before(above) == 0;
       Vec::store(to, Vec::select(before(t), Vec::select(before(below), below, t), above), Full{});
       falling |= down << (i * Vec::kLanes);
     }
