@@ -24,6 +24,7 @@ def main() -> None:
     peers.add_argument("--layer", nargs="+", help="those of python_tests/shapes.py whose name begins so")
     peers.add_argument("--quick", action="store_true", help="fewer layers, batch 1")
     peers.add_argument("--rounds", type=int, default=31, help="in which all are timed in turn (31)")
+    peers.add_argument("--patience", type=float, default=0, help="seconds that a layer may wait for calm rounds (0)")
     peers.add_argument("--scalar", action="store_true", help="the scalar kernels too: slow")
     args = parser.parse_args()
     unknown = sorted(set(args.concept) - set(CONCEPTS))

@@ -18,12 +18,12 @@ Build = Callable[[SimpleNamespace, int], Callable[[], object]]
 
 
 def mean_seconds(call: Callable[[], object], repeats: int, threads: int) -> float:
-    """Of one call; where there are several, the first isn't counted.
+    """Of one call; where there are several, as many before aren't counted: caches and the matrix unit need some time.
 
     Of one thread it is processor time: free of the time slices of other processes.
     """
     clock = time.process_time if threads == 1 else time.perf_counter
-    if repeats > 1:
+    for _ in range(repeats if repeats > 1 else 0):
         call()
     start = clock()
     for _ in range(repeats):

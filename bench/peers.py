@@ -5,11 +5,13 @@ four layers with batch norm and binarisation in between, time divided by four. T
 the same rounds: `share` is the part of the peak of the unit that ran. Only products of the convolution count.
 """
 
+import os
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isnan, nan
 from statistics import median
+from time import perf_counter, sleep
 
 import bnn
 from bench._harness import machine, save_rows, spread
@@ -22,6 +24,8 @@ QUICK = ("resnet18/", "mobilenet/1x1/512x14", "mobilenet/depthwise/512x14", "dig
 BLOCK = 5e-3  # seconds of a peer in a round: short, so that the machine is the same for all of them
 QUIET = 1.5e12  # multiply-adds a second of the matrix unit with loads from L1; a busy neighbour leaves less than half
 ENOUGH = 5  # calm rounds
+PAUSE = 0.1  # seconds between looks for a calm moment
+LOOKS = 20  # at each core, to choose one
 
 
 def layers(names: Sequence[str], batches: Sequence[int]) -> list[tuple[str, Conv]]:
@@ -43,36 +47,46 @@ def willing(found: list[Server], layer: Conv) -> list[Server]:
     return able
 
 
-def measure(peers: Sequence[Peer], rounds: int) -> list[list[float]]:
-    """Seconds of each peer, round by round: all of a round in turn; NaN where a slow one sits a round out."""
+def quiet() -> bool:
+    """Whether the matrix unit is ours alone just now; yes where there is none."""
+    rate = peak("amx_l1")
+    return rate is None or rate >= QUIET
+
+
+def measure(peers: Sequence[Peer], rounds: int, patience: float = 0) -> list[tuple[bool, list[float]]]:
+    """Of each round whether it was calm, and the seconds of each peer, in turn; NaN where a slow one sits a round out.
+
+    While `patience` seconds last, a round waits for a calm moment, and one that didn't end in it is measured again.
+    """
     once = [max(min(peer.seconds(1) for _ in range(2)), 1e-6) for peer in peers]
     repeats = [max(1, int(BLOCK / seconds)) for seconds in once]
     every = [max(1, int(seconds / BLOCK / 4)) for seconds in once]
-    return [
-        [p.seconds(n) if i % e == 0 else nan for p, n, e in zip(peers, repeats, every, strict=True)]
-        for i in range(rounds)
-    ]
+    found: list[tuple[bool, list[float]]] = []
+    end = perf_counter() + patience
+    while len(found) < rounds:
+        calm = quiet()
+        if not calm and perf_counter() < end:
+            sleep(PAUSE)
+            continue
+        takes_part = [len(found) % e == 0 for e in every]
+        times = [p.seconds(n) if yes else nan for p, n, yes in zip(peers, repeats, takes_part, strict=True)]
+        calm = calm and quiet()
+        if calm or perf_counter() >= end:
+            found.append((calm, times))
+    return found
 
 
-def calm(rates: Sequence[float]) -> list[int]:
-    """Rounds at whose beginning and end the matrix unit was ours, by its rate at each beginning."""
-    return [i for i, pair in enumerate(zip(rates, (*rates[1:], rates[-1]), strict=True)) if min(pair) >= QUIET]
-
-
-def rows_of(name: str, layer: Conv, peers: Sequence[Peer], rounds: int) -> list[dict]:
+def rows_of(name: str, layer: Conv, peers: Sequence[Peer], rounds: int, patience: float = 0) -> list[dict]:
     """A row for each of `peers` but the first, ours. ratio: its time by ours, the median over the rounds.
 
     Only calm rounds count where they are at least ENOUGH; a peer that sat them out has no row.
     """
-    times = measure(peers, rounds)
-    column = next((i for i, peer in enumerate(peers) if peer.name == "peak amx_l1"), None)
-    quiet = range(rounds) if column is None else calm([layer.macs / one[column] for one in times])
-    if len(quiet) >= ENOUGH:
-        times = [times[i] for i in quiet]
-    mine, *others = zip(*times, strict=True)
+    found = measure(peers, rounds, patience)
+    calm = [times for was_calm, times in found if was_calm]
+    mine, *others = zip(*(calm if len(calm) >= ENOUGH else [times for _, times in found]), strict=True)
     seconds = median(mine)
     row = {"op": "binary_conv2d_words", "shape": name, "batch": layer.n, "us": seconds * 1e6, "spread": spread(mine),
-           "gmac_per_s": layer.macs / seconds / 1e9, "rounds": rounds, "calm": len(quiet)}  # fmt: skip
+           "gmac_per_s": layer.macs / seconds / 1e9, "rounds": rounds, "calm": len(calm)}  # fmt: skip
     rows = []
     for peer, its in zip(peers[1:], others, strict=True):
         ran = [(theirs, own) for theirs, own in zip(its, mine, strict=True) if not isnan(theirs)]
@@ -81,6 +95,17 @@ def rows_of(name: str, layer: Conv, peers: Sequence[Peer], rounds: int) -> list[
             rival = {"rival": peer.name, "rival_us": theirs * 1e6, "rival_gmac_per_s": layer.macs / theirs / 1e9}
             rows.append({**row, **rival, "ratio": median(t / own for t, own in ran)})
     return rows
+
+
+def keep_to_one_core() -> None:
+    """This process and its children, so that all peers have the same neighbours: the core that is calm most often."""
+    cores = sorted(os.sched_getaffinity(0))
+    counts = dict.fromkeys(cores, 0)
+    for core in cores * LOOKS:
+        os.sched_setaffinity(0, {core})
+        counts[core] += quiet()
+        sleep(PAUSE / len(cores))
+    os.sched_setaffinity(0, {max(cores, key=counts.__getitem__)})
 
 
 def title(names: Sequence[str]) -> str:
@@ -120,11 +145,13 @@ def run(args: Namespace) -> None:
     slower, best = bnn.isa.available()[1 if args.scalar else 2 : -1], bnn.isa.available()[-1]
     chosen = layers(args.layer or (QUICK if args.quick else [""]), args.batch or ((1,) if args.quick else BATCHES))
     rows: list[dict] = []
+    if args.threads == 1:
+        keep_to_one_core()
     with servers(args.threads) as found:
         facts = {**machine(), "isa": best, **{server.name: server.version for server in found}}
         print("  ".join(f"{key} {value}" for key, value in facts.items()))
         print("x: its time / ours. AMX, L1: GMAC/s of the matrix unit, operands in registers and in L1.")
-        print(f"calm: rounds with L1 at {QUIET / 1e9:.0f} or more; they alone count where they are {ENOUGH} or more.")
+        print(f"calm: rounds with L1 at {QUIET / 1e9:.0f} or more before and after; they alone count where they are {ENOUGH} or more.")
         names = [*TORCH, *(server.name for server in found), *(f"ours {isa}" for isa in slower)]
         print(title(names))
         for layer in dict.fromkeys(replace(layer, n=1) for _, layer in chosen):
@@ -135,7 +162,7 @@ def run(args: Namespace) -> None:
             peers: list[Peer] = [Here("ours", call, best), *(Peak(unit, layer.macs) for unit in units)]
             peers += [Here(f"ours {isa}", call, isa) for isa in slower]
             peers += torch_peers(layer) + willing(found, layer)
-            new = [{**row, "route": route} for row in rows_of(name, layer, peers, args.rounds)]
+            new = [{**row, "route": route} for row in rows_of(name, layer, peers, args.rounds, args.patience)]
             print(line(new, names, route), flush=True)
             save_rows(args.save, new, facts)
             rows += new

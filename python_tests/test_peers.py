@@ -76,9 +76,10 @@ class Steady:
         return self.time
 
 
-def test_rows_and_summary():
+def test_rows_and_summary(monkeypatch):
     layer = CONVS["resnet18/64x56"]
     times = {"ours": 1e-4, "peak amx_l1": layer.macs / 2e12, "peak amx_registers": layer.macs / 2.5e12, "slow": 0.1}
+    monkeypatch.setattr(peers, "quiet", lambda: True)
     rows = peers.rows_of("resnet18/64x56", layer, [Steady(*item) for item in times.items()], rounds=12)
     by_name = {row["rival"]: row for row in rows}
     assert by_name["slow"]["ratio"] == pytest.approx(1000)
@@ -90,9 +91,18 @@ def test_rows_and_summary():
     assert "slow         least of 1 at batch 1, stride 1 (of 4): 1000.00; median of 1: 1000.00" in peers.summary(rows)
 
 
-def test_only_calm_rounds_count():
-    high, low = 2 * peers.QUIET, peers.QUIET / 2
-    assert peers.calm([high, high, low, high, high]) == [0, 3, 4]
+def test_only_calm_rounds_count(monkeypatch):
+    """Before and after each round: calm, calm; calm, busy; busy; and then calm all the time."""
+    looks = iter([True, True, True, False, False, *[True] * 20])
+    monkeypatch.setattr(peers, "quiet", lambda: next(looks))
+    assert [calm for calm, _ in peers.measure([Steady("ours", 1e-3)], rounds=4)] == [True, False, False, True]
+
+
+def test_patience_waits_for_calm_rounds(monkeypatch):
+    looks = iter([False, False, True, False, *[True] * 20])
+    monkeypatch.setattr(peers, "quiet", lambda: next(looks))
+    monkeypatch.setattr(peers, "PAUSE", 1e-3)
+    assert [calm for calm, _ in peers.measure([Steady("ours", 1e-3)], rounds=3, patience=60)] == [True] * 3
 
 
 def test_layers():
