@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from bnn.metrics import check_counts
 
+SILENT = -1e30  # log 0 in finite arithmetic: its exponential is 0 beside any logit
+
 
 def balanced_softmax(logits: Tensor, labels: Tensor, counts: Tensor | Sequence[int], tau: float = 1.0) -> Tensor:
     """Logit-adjusted cross-entropy: L = -log softmax(z + tau log pi)_y. Predict with the raw z.
@@ -59,6 +61,74 @@ def label_aware_smoothing(
     e = smoothing.to(log_p)[labels]
     loss = (1 - e) * -log_p.gather(1, labels[:, None])[:, 0] + e * -log_p.mean(1)
     return loss.mean()
+
+
+def neighbor_weights(
+    near: Tensor, silenced: float = 0.0, *, rows: str = "both", others: bool = False, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """What every class weighs in the denominator for every label: w [K + M, K + M] for `neighbor_silencing`.
+
+    w_ij = silenced if (i, j) is a target class and one of its neighbors, else 1. With `others` an auxiliary label also
+    silences every other auxiliary class, with the same weight; w_ii = 1 always.
+
+    near: bool [K, M], whether auxiliary class a is a neighbor of target class k. silenced: 0 (hard) to 1 (nothing is).
+    rows: "both", or the labels that silence at all, "target" or "auxiliary". ValueError: range, rows.
+    """
+    if near.ndim != 2 or near.dtype != torch.bool:
+        raise ValueError(f"neighbor_weights: near: expected bool [K, M], got {near.dtype} {list(near.shape)}")
+    if not 0 <= silenced <= 1:
+        raise ValueError(f"neighbor_weights: silenced: expected 0 to 1, got {silenced}")
+    if rows not in ("both", "target", "auxiliary"):
+        raise ValueError(f"neighbor_weights: rows: expected both, target or auxiliary, got {rows!r}")
+    k, m = near.shape
+    quiet = torch.zeros(k + m, k + m, dtype=torch.bool, device=near.device)
+    if rows != "auxiliary":
+        quiet[:k, k:] = near
+    if rows != "target":
+        quiet[k:, :k] = near.T
+        quiet[k:, k:] = others
+    quiet.fill_diagonal_(False)
+    return torch.ones_like(quiet, dtype=dtype).masked_fill_(quiet, silenced)
+
+
+def neighbor_silencing(
+    logits: Tensor,
+    labels: Tensor,
+    counts: Tensor | Sequence[int],
+    weights: Tensor,
+    *,
+    mixture: tuple[Tensor, Tensor] | None = None,
+    tau: float = 1.0,
+) -> Tensor:
+    """Balanced softmax over K target and M auxiliary classes in which a class does not compete with its neighbors.
+
+    L(x, y) = -log( pi_y^tau e^{z_y} / sum_j w_yj pi_j^tau e^{z_j} )
+
+    logits [N, K + M]; labels int64 [N]; counts [K + M]: images of every class in an epoch, each at least 1;
+    weights [K + M, K + M] in [0, 1] with w_ii = 1, see `neighbor_weights`; all 1 is `balanced_softmax`.
+    mixture: labels y' and shares s of x in the mixtures s x + (1 - s) x', each [N]: every label has its own row,
+    s L(x, y) + (1 - s) L(x, y'). ValueError: shapes, counts as in `balanced_softmax`.
+    Source: Zhao et al., "Granularity Matters in Long-Tail Learning", arXiv 2410.15980 (CVPR 2025).
+    """
+    n = _counts(logits, counts)
+    if weights.shape != (logits.shape[1],) * 2:
+        raise ValueError(f"neighbor_silencing: weights: expected {[logits.shape[1]] * 2}, got {list(weights.shape)}")
+    for name, value in (("labels", labels), *zip(("labels'", "shares"), mixture or (), strict=False)):
+        if value.shape != logits.shape[:1]:
+            raise ValueError(
+                f"neighbor_silencing: {name}: expected shape {list(logits.shape[:1])}, got {list(value.shape)}"
+            )
+    z = _at_least_float32(logits)
+    z = z + tau * (n / n.sum()).log().to(z)
+
+    def loss(y: Tensor) -> Tensor:
+        log_w = weights[y].to(z).log().clamp_min(SILENT)
+        return F.cross_entropy(z + log_w, y, reduction="none")
+
+    if mixture is None:
+        return loss(labels).mean()
+    other, share = mixture
+    return (share * loss(labels) + (1 - share) * loss(other)).mean()
 
 
 def kl_distillation(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:

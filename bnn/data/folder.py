@@ -40,11 +40,12 @@ def _scan(root: Path) -> Classes:
     names = _directories(root)
     if len(names) < 2:
         raise ValueError(f"folder: {root} needs one directory of images per class, at least 2; it has {_names(names)}")
-    found: Classes = {}
-    for name in names:
-        below = (p for p in (root / name).rglob("*") if p.is_file())
-        found[name] = sorted(p for p in below if all(map(_visible, p.relative_to(root).parts)))
-    return found
+    return {name: _files(root / name) for name in names}
+
+
+def _files(root: Path) -> list[Path]:
+    below = (p for p in root.rglob("*") if p.is_file())
+    return sorted(p for p in below if all(map(_visible, p.relative_to(root).parts)))
 
 
 def _check(path: Path) -> bool:
@@ -156,3 +157,21 @@ def load(path: str, draw: int, image_size: int, profile: str, imbalance: float |
     preprocess = Preprocess(size, *statistics(train.images(sample)), mode)
     counts = torch.bincount(train.labels, minlength=len(names))
     return Data(f"folder:{path}", tuple(names), splits, preprocess, counts, flip=True)
+
+
+def only(path: str, names: Sequence[str], size: tuple[int, int], mode: str) -> FolderImages:
+    """The images of the classes `names` of a folder, in this order; other directories of it are left alone.
+
+    Raises FileNotFoundError or ValueError for a missing directory, a class without images, files that are not images.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"auxiliary: no such directory: {root}")
+    found = {name: _files(root / name) for name in _directories(root)}
+    empty = [name for name in names if not found.get(name)]
+    if empty:
+        raise ValueError(f"auxiliary: {root} has no images of {_names(empty)}; add a directory of them or edit the map")
+    files = [file for name in names for file in found[name]]
+    _mode(files)
+    labels = torch.repeat_interleave(torch.tensor([len(found[name]) for name in names]))
+    return FolderImages(files, labels, size, mode)

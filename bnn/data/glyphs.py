@@ -27,7 +27,7 @@ SOURCE_CLASSES, SOURCE_PER_CLASS = 600, 60
 SOURCE_DRAW = 0
 MEAN, STD = 0.5, 0.275  # measured, any draw: fixed, so that a teacher and its students agree
 POOL = Path(__file__).with_name("glyph_pool.json")
-_SPLIT_KEYS = {"train": 0, "val": 1, "test": 2, "source": 3}
+_SPLIT_KEYS = {"train": 0, "val": 1, "test": 2, "source": 3, "auxiliary": 4}
 _BATCH = 512
 
 

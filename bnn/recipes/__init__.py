@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-NAMES = ("plain", "candle", "vtst", "ke", "p2p")
+NAMES = ("plain", "candle", "vtst", "ke", "p2p", "granularity")
 
 
 def find(name: str) -> ModuleType:

@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,22 @@ class Session:
     counts: Tensor  # training images of each class, int64 [K], on the device
 
 
-def begin(recipe: str, config: TrainConfig) -> Session:
-    """Everything that can fail because of a wrong argument fails here, before anything is trained or overwritten."""
+Prepare = Callable[[Data], tuple[Data, dict[str, Any]]]
+
+
+def begin(recipe: str, config: TrainConfig, prepare: Prepare = lambda data: (data, {})) -> Session:
+    """Everything that can fail because of a wrong argument fails here, before anything is trained or overwritten.
+
+    prepare: data -> the data to train on, and more fields for config.json.
+    """
     check_train(config)
     device = devices.start(config.device, config.precision)
     fields = {"recipe": recipe, **to_dict(config), **device.resolved}
     folder = config.out or Path("runs") / f"{recipe}-{config.data.replace(':', '-').replace('/', '-')}-s{config.seed}"
     if device.main:
         check_folder(folder, fields, resume=config.resume, overwrite=config.overwrite)
-    data = load_data(fields)
-    return open_session(folder, fields, data, network(config, data), device, config)
+    data, more = prepare(load_data(fields))
+    return open_session(folder, {**fields, **more}, data, network(config, data), device, config)
 
 
 def begin_from(recipe: str, config: RunConfig, origin: Path, name: str, head: dict[str, Any] | None = None) -> Session:

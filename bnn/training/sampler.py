@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bnn.data.hashing import hash64
 from bnn.training import seed as seeds
 
 
@@ -64,3 +66,41 @@ class BatchSampler(torch.utils.data.Sampler):
             chosen.append(torch.cat(shuffles)[:wanted] if shuffles else members[:0])
         order = torch.cat(chosen)
         return order[torch.randperm(len(order), generator=random)]
+
+
+class PartSampler(BatchSampler):
+    """As `BatchSampler`, from counts[c] images of every class c an epoch, chosen by a hash of (seed, epoch, image).
+
+    Args:
+        labels: int64 [N] in [0, C).
+        counts: int64 [C], images of every class an epoch, at most as many as there are.
+        batch_size: as above.
+        length: batches an epoch, at most sum(counts) // batch_size; the images left over differ from epoch to epoch.
+        seed: any integer.
+
+    Raises:
+        ValueError: an epoch has fewer images than `batch_size`.
+    """
+
+    def __init__(self, labels: Tensor, counts: Tensor, batch_size: int, *, length: int, seed: int) -> None:
+        super().__init__(labels, min(batch_size, len(labels)), seed=seed)
+        if int(counts.sum()) < batch_size:
+            raise ValueError(f"batch_size: expected 1 to {int(counts.sum())} (images of an epoch), got {batch_size}")
+        self.counts, self.length = counts, length
+        self._ordered: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def order(self, epoch: int) -> Tensor:
+        """The indices of an epoch, int64 [sum(counts)]; the last one asked for is kept."""
+        if self._ordered is None or self._ordered[0] != epoch:
+            labels = self.labels.numpy()
+            keys = hash64(seeds.derive("part", self.seed), epoch, np.arange(len(labels)))
+            by_class = np.lexsort((keys, labels))
+            available = np.bincount(labels, minlength=len(self.counts))
+            rank = np.arange(len(labels)) - np.repeat(np.cumsum(available) - available, available)
+            chosen = torch.from_numpy(by_class[rank < self.counts.numpy()[labels[by_class]]])
+            random = seeds.generator("batches", self.seed, epoch)
+            self._ordered = epoch, chosen[torch.randperm(len(chosen), generator=random)]
+        return self._ordered[1]

@@ -1,0 +1,33 @@
+"""Prototypes of classes in the features of a network, and which pictures lie at the right distance from one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bnn.data import Images
+from bnn.training.predict import predict
+
+LOW, HIGH = 0.7, 0.98  # of the cosine: below, nothing in common; above, a near-duplicate (arXiv 2410.15980)
+
+
+def unit_features(network: Any, images: Images, normalize: Callable[[Tensor], Tensor]) -> Tensor:
+    """float32 [N, D] of length 1. network: has `features`, [N, C, H, W] -> [N, D]."""
+    network.eval()
+    return F.normalize(predict(network.features, images, normalize)[0], dim=1)
+
+
+def prototypes(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """[K, D] of length 1: the direction of the mean feature of every class; each class needs an image."""
+    sums = features.new_zeros(num_classes, features.shape[1]).index_add_(0, labels, features)
+    return F.normalize(sums, dim=1)
+
+
+def distances(features: Tensor, labels: Tensor, near: Tensor, prototype: Tensor) -> Tensor:
+    """cos [N] of every picture with the nearest prototype among the targets of its class.
+
+    features [N, D] and prototype [K, D] of length 1; labels int64 [N] in 0..M-1; near bool [K, M].
+    """
+    return (features @ prototype.T).masked_fill(~near.T[labels], -torch.inf).amax(1)
