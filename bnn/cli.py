@@ -7,10 +7,11 @@ from pathlib import Path
 
 VERBS = {
     "demo": "the whole story on glyphs, in minutes: train, calibrate, pack, predict",
-    "train": "train RECIPE [flags]: plain, candle, vtst, ke or p2p into a run folder; train chain FILE: several",
+    "train": "train RECIPE [flags]: plain, candle, vtst, ke, p2p or granularity into a run; train chain FILE: several",
     "eval": "eval RUN|FILE [--data ...]: figures of a run or a packed file",
     "pack": "pack RUN -o FILE: a run as one packed file",
     "predict": "predict FILE IMAGE...: classes of pictures",
+    "curate": "curate RUN|FILE --out DIR ...: auxiliary classes for granularity, names and pictures",
     "info": "info [--model NAME|FILE]: versions, kernels; layers of a network",
     "bench": "bench [MODEL|FILE|RUN]: a packed network beside its twin in torch and OpenVINO: time, memory, size",
 }

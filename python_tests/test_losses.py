@@ -67,6 +67,57 @@ def test_label_aware_smoothing_of_one_class_is_label_smoothing():
         torch.testing.assert_close(equal, expected)
 
 
+NEAR = torch.tensor([[True, False, True], [False, True, True]])  # 2 target and 3 auxiliary classes
+
+
+def silencing_by_loops(logits, labels, weight, rows="both", others=False):
+    """Mean of -log(pi_y e^{z_y} / sum_j w_yj pi_j e^{z_j}), pair by pair; silent classes are left out of the sum."""
+    total = 0.0
+    for z, y in zip(logits.tolist(), labels.tolist(), strict=True):
+        terms = []
+        for j in range(5):
+            target, auxiliary = min(y, j), max(y, j) - 2
+            pair = y != j and target < 2 <= max(y, j) and bool(NEAR[target, auxiliary])
+            pair = pair and rows in ("both", "target" if y < 2 else "auxiliary")
+            pair = pair or (others and rows != "target" and y != j and y >= 2 and j >= 2)
+            terms.append((weight if pair else 1.0) * COUNTS[j].item() * math.exp(z[j]))
+        total -= math.log(COUNTS[y].item() * math.exp(z[y]) / math.fsum(terms))
+    return total / len(labels)
+
+
+@pytest.mark.parametrize("rows", ["both", "target", "auxiliary"])
+@pytest.mark.parametrize(("weight", "others"), [(0.0, False), (0.0, True), (0.1, False), (1.0, False)])
+def test_neighbor_silencing_equals_a_loop(rows, weight, others):
+    logits, labels = batch()
+    weights = losses.neighbor_weights(NEAR, weight, rows=rows, others=others)
+    loss = losses.neighbor_silencing(logits, labels, COUNTS, weights).item()
+    assert loss == pytest.approx(silencing_by_loops(logits, labels, weight, rows, others), rel=1e-6)  # float32 weights
+    if weight == 1:
+        torch.testing.assert_close(loss, losses.balanced_softmax(logits, labels, COUNTS).item())
+
+
+def test_a_mixture_has_the_row_of_each_of_its_labels():
+    logits, labels = batch()
+    other, share = labels.flip(0), torch.linspace(0, 1, 12, dtype=torch.float64)
+    loss = losses.neighbor_silencing(
+        logits, labels, COUNTS, losses.neighbor_weights(NEAR), mixture=(other, share)
+    ).item()
+    terms = []
+    for z, y, second, s in zip(logits[:, None], labels[:, None], other[:, None], share.tolist(), strict=True):
+        terms.append(s * silencing_by_loops(z, y, 0.0) + (1 - s) * silencing_by_loops(z, second, 0.0))
+    assert loss == pytest.approx(sum(terms) / 12)
+
+
+def test_silenced_logits_get_no_gradient_and_the_rest_stays_finite():
+    weights = losses.neighbor_weights(NEAR)
+    z = torch.tensor([[0.0, 0.0, 1e4, -1e4, 50.0]], requires_grad=True)
+    loss = losses.neighbor_silencing(z, torch.tensor([0]), COUNTS, weights)
+    gradient = torch.autograd.grad(loss, z)[0][0]
+    assert loss.isfinite() and gradient.isfinite().all()
+    assert gradient[2] == gradient[4] == 0 and gradient[0] < 0 < gradient[1]
+    assert (weights.diagonal() == 1).all()
+
+
 def test_kl_distillation_equals_the_formula():
     student, _ = batch(0)
     teacher, _ = batch(1)
@@ -104,6 +155,8 @@ def test_gradients():
     other, _ = batch(1)
     assert gradcheck(lambda z: losses.balanced_softmax(z, labels, COUNTS), logits)
     assert gradcheck(lambda z: losses.label_aware_smoothing(z, labels, COUNTS), logits)
+    weights = losses.neighbor_weights(NEAR, dtype=torch.float64)
+    assert gradcheck(lambda z: losses.neighbor_silencing(z, labels, COUNTS, weights), logits)
     assert gradcheck(lambda z: losses.kl_distillation(z, other, 2.0), logits)
     assert gradcheck(lambda z: losses.feature_cosine(z, other), logits)
 
@@ -115,6 +168,7 @@ def test_half_precision_is_computed_in_float32(dtype):
     for loss in (
         lambda x: losses.balanced_softmax(x, labels, COUNTS),
         lambda x: losses.label_aware_smoothing(x, labels, COUNTS),
+        lambda x: losses.neighbor_silencing(x, labels, COUNTS, losses.neighbor_weights(NEAR)),
         lambda x: losses.kl_distillation(x, x.flip(0), 2.0),
         lambda x: losses.feature_cosine(x, x.flip(0)),
     ):
@@ -128,6 +182,8 @@ def test_no_look_at_values_on_a_device():
     logits, labels, counts = torch.randn(12, 5, device="meta"), Y.to("meta"), COUNTS.to("meta")
     assert losses.balanced_softmax(logits, labels, counts).shape == ()
     assert losses.label_aware_smoothing(logits, labels, counts).shape == ()
+    weights = losses.neighbor_weights(NEAR.to("meta"))
+    assert losses.neighbor_silencing(logits, labels, counts, weights).shape == ()
     with pytest.raises(ValueError, match="class counts: expected shape"):
         losses.balanced_softmax(logits, labels, counts[:3])
 
@@ -147,6 +203,17 @@ Z, Y = batch()
             r"label_aware_smoothing: labels: expected shape \[12\]",
         ),
         (lambda: losses.label_aware_smoothing(Z, Y, COUNTS, head=1.2), r"head and tail in \[0, 1\), got head=1.2"),
+        (lambda: losses.neighbor_weights(NEAR.int()), r"near: expected bool \[K, M\], got torch.int32"),
+        (lambda: losses.neighbor_weights(NEAR, 1.5), "silenced: expected 0 to 1, got 1.5"),
+        (lambda: losses.neighbor_weights(NEAR, rows="all"), "rows: expected both, target or auxiliary, got 'all'"),
+        (
+            lambda: losses.neighbor_silencing(Z, Y, COUNTS, torch.ones(4, 5)),
+            r"neighbor_silencing: weights: expected \[5, 5\], got \[4, 5\]",
+        ),
+        (
+            lambda: losses.neighbor_silencing(Z, Y, COUNTS, torch.ones(5, 5), mixture=(Y, torch.ones(3))),
+            r"neighbor_silencing: shares: expected shape \[12\], got \[3\]",
+        ),
         (lambda: losses.kl_distillation(Z, Z[:, :3], 1.0), r"kl_distillation: .*\[12, 5\].*\[12, 3\].*same classes"),
         (lambda: losses.kl_distillation(Z, Z, 0.0), "temperature: expected a number above 0, got 0"),
         (lambda: losses.feature_cosine(Z, Z[:, :3]), "feature_cosine: .*project the student"),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnn.commands._prototypes import HIGH, LOW, prototypes, unit_features
+from bnn.commands._prototypes import HIGH, LOW, features_of, prototypes, unit_features
 from bnn.data import Preprocess, TensorImages, fonts, glyph_pool, glyphs, lookalikes
 from bnn.data.glyph_render import Bank
 from bnn.models.pretrained import pretrained
@@ -37,9 +37,8 @@ def glyph_prototypes(codes: list[int]) -> Tensor:
         labels[slots] = label
     images = TensorImages(both, labels.repeat(2))
     preprocess = Preprocess((32, 32), (glyphs.MEAN,), (glyphs.STD,), "L")
-    return prototypes(
-        unit_features(pretrained("glyph_teacher"), images, preprocess.normalize), images.labels, len(codes)
-    )
+    features = unit_features(features_of(pretrained("glyph_teacher")), images, preprocess.normalize)
+    return prototypes(features, images.labels, len(codes))
 
 
 def main() -> None:

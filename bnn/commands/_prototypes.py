@@ -7,16 +7,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import bnn
 from bnn.data import Images
 from bnn.training.predict import predict
+
+Normalize = Callable[[Tensor], Tensor]
 
 LOW, HIGH = 0.7, 0.98  # of the cosine: below, nothing in common; above, a near-duplicate (arXiv 2410.15980)
 
 
-def unit_features(network: Any, images: Images, normalize: Callable[[Tensor], Tensor]) -> Tensor:
-    """float32 [N, D] of length 1. network: has `features`, [N, C, H, W] -> [N, D]."""
-    network.eval()
-    return F.normalize(predict(network.features, images, normalize)[0], dim=1)
+def features_of(network: Any) -> Callable[[Tensor], Tensor]:
+    """[N, C, H, W] -> [N, D]: what the classifier of a network, packed or not, in eval mode gets."""
+    if isinstance(network, bnn.PackedModel):
+        return bnn.PackedModel(network.steps[:-1], dict(network.layers.items()))
+    return network.eval().features
+
+
+def unit_features(features: Callable[[Tensor], Tensor], images: Images, normalize: Normalize) -> Tensor:
+    """float32 [N, D] of length 1."""
+    return F.normalize(predict(features, images, normalize)[0], dim=1)
 
 
 def prototypes(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:

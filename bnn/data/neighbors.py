@@ -52,7 +52,7 @@ def auxiliary_classes(neighbors: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def check(neighbors: Mapping[str, Sequence[str]], classes: Sequence[str]) -> None:
-    """Raises ValueError unless the keys are target classes, one at least has a neighbor, and no neighbor is a target."""
+    """Raises ValueError unless keys are target classes, one at least has a neighbor, and no neighbor is a target."""
     unknown = [name for name in neighbors if name not in set(classes)]
     if unknown:
         raise ValueError(f"neighbors: the map names {_some(unknown)}, the data has no such class")

@@ -59,7 +59,7 @@ class Config(TrainConfig):
     mixup: bool = False
     """Train on a x + (1 - a) x', a uniform in [0, 1), x' another image of the epoch; both losses in these shares."""
     steps: int | None = None
-    """Training steps, in epochs of equal length, instead of --epochs: to compare with a run on fewer images."""
+    """Training steps instead of --epochs, to compare with a run on fewer images; an epoch's length divides them."""
     from_run: From = None
     """Run whose body (all but the classifier) the network starts from."""
 
@@ -73,9 +73,7 @@ def run(config: Config) -> Result:
     images = TrainingImages(session, config.seed, config.image_size)
     counts = images.dataset.labels.bincount(minlength=sum(near.shape))
     counts[targets:].clamp_(max=config.per_class)
-    natural = int(counts.sum()) // config.batch_size
-    epochs = config.epochs if config.steps is None else ceil(config.steps / max(1, natural))
-    length = natural if config.steps is None else config.steps // epochs
+    epochs, length = schedule(config, int(counts.sum()) // config.batch_size)
     sampler = PartSampler(images.dataset.labels, counts, config.batch_size, length=length, seed=config.seed)
     model = build_network(session, config, config.from_run)
     model.classifier = resized(model.classifier, sum(near.shape), config.seed)
@@ -142,6 +140,15 @@ def neighbor_map(config: Config, data: Data) -> neighbors.NeighborMap:
     wanted = sum(masks[g] * n for g, n in zip(("many", "medium", "few"), config.neighbors_per_class, strict=True))
     found = lookalikes.lookalikes(data.classes, torch.as_tensor(wanted).tolist())
     return found if config.neighbors == "lookalikes" else lookalikes.shuffled(found, data.classes, config.draw)
+
+
+def schedule(config: Config, longest: int) -> tuple[int, int]:
+    """Epochs and steps in each; an epoch has images for `longest` steps."""
+    if config.steps is None:
+        return config.epochs, longest
+    fewest = ceil(config.steps / max(1, longest))
+    epochs = next(n for n in range(fewest, config.steps + 1) if config.steps % n == 0)
+    return epochs, config.steps // epochs
 
 
 def silencing_weights(config: Config, near: Tensor) -> Tensor:

@@ -98,7 +98,9 @@ def test_wrong_fields_are_named_and_leave_nothing_behind(tiny, tmp_path, change,
 
 def test_recipes_are_found_by_name():
     assert recipes.find("plain") is plain
-    with pytest.raises(ValueError, match="recipe: expected one of plain, candle, vtst, ke, p2p; got 'mixup'"):
+    with pytest.raises(
+        ValueError, match="recipe: expected one of plain, candle, vtst, ke, p2p, granularity; got 'mixup'"
+    ):
         recipes.find("mixup")
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bnn.training import seed
-from bnn.training.sampler import BatchSampler
+from bnn.training.sampler import BatchSampler, PartSampler
 
 LABELS = torch.arange(10).repeat_interleave(torch.tensor([90, 60, 40, 25, 15, 10, 6, 4, 3, 2]))  # 255 images
 
@@ -45,3 +45,21 @@ def test_balanced_epochs_hold_every_class_equally_often_and_as_many_images():
 def test_too_few_images_are_refused_before_training():
     with pytest.raises(ValueError, match="batch_size: expected 1 to 255 .* got 256"):
         BatchSampler(LABELS, 256, seed=0)
+
+
+def test_a_part_of_the_images_is_drawn_afresh_each_epoch_by_seed_and_epoch_only():
+    counts = LABELS.bincount().clamp(max=20)  # 120 images
+    sampler = PartSampler(LABELS, counts, 16, length=6, seed=1)
+    orders = [sampler.order(epoch) for epoch in (0, 1)]
+    for order in orders:
+        assert order.unique().numel() == 120 and torch.equal(LABELS[order].bincount(), counts)
+    drawn = [set(order[LABELS[order] == 0].tolist()) for order in orders]
+    assert len(drawn[0] | drawn[1]) > 20
+    assert torch.equal(orders[1], PartSampler(LABELS, counts, 16, length=6, seed=1).order(1))
+    assert not torch.equal(orders[1], PartSampler(LABELS, counts, 16, length=6, seed=2).order(1))
+    seen = torch.cat([PartSampler(LABELS, counts, 16, length=6, seed=1).order(epoch) for epoch in range(40)])
+    assert seen.bincount(minlength=255).min() > 0  # nothing is left out for ever
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 6 and all(len(batch) == 16 for batch in batches)
+    with pytest.raises(ValueError, match=r"batch_size: expected 1 to 120 \(images of an epoch\), got 121"):
+        PartSampler(LABELS, counts, 121, length=1, seed=0)
