@@ -23,6 +23,10 @@ REAL = ["--model", "resnet_tiny", "--lr", "2e-3"]
 EVOLUTION = """ke --data digits --image-size 16 --imbalance 1 --n-max 10 --batch-size 10 --epochs 12 --precision no
     --generations""".split()
 
+# As many steps for every row: 24 epochs of the 2184 target images alone
+NEIGHBORS = ["--num-classes", "50"]
+GRANULARITY = ["granularity", *NEIGHBORS, "--steps", "816", "--per-class", "5", "--silencing"]
+
 NAMED = r"\{([\w-]+)\}"
 # name -> arguments of `bnn train`; {name} is the folder of another run of the same draw, which is trained first
 RUNS: dict[str, list[str]] = {
@@ -54,6 +58,9 @@ RUNS: dict[str, list[str]] = {
     "evolution-real": [*EVOLUTION, "6", *REAL],
     "evolution-real-8": [*EVOLUTION, "8", *REAL],
     "evolution-real-long": [*EVOLUTION, "6", *REAL, "--control", "long"],
+    "granularity-base": [*BALANCED, *NEIGHBORS, "--epochs", "24"],
+    "granularity-random": [*GRANULARITY, "none", "--neighbors", "random"],
+    **{f"granularity-{kind}": [*GRANULARITY, kind] for kind in ("none", "hard", "back", "soft")},
     **{
         f"{name}-p2p": ["p2p", "--from", f"{{{name}}}"]
         for name in "ce balanced kd candle-vtst candle-t1 candle candle-no-mixup candle-ce candle-las".split()
@@ -125,6 +132,14 @@ TABLES: dict[str, dict[str, tuple[str, int]]] = {
         "real, slim, generation 8": ("evolution-real-8", 15),
         "real, dense, generation 8": ("evolution-real-8", 14),
     },
+    "granularity": {
+        "balanced softmax, same steps": ("granularity-base", 0),
+        "random auxiliary classes": ("granularity-random", 0),
+        "look-alikes, no silencing": ("granularity-none", 0),
+        "look-alikes, hard silencing": ("granularity-hard", 0),
+        "look-alikes, back silencing": ("granularity-back", 0),
+        "look-alikes, soft silencing": ("granularity-soft", 0),
+    },
     "chain": {
         "CANDLE": ("candle", 0),
         "CANDLE, V-TST": ("candle-vtst", -1),
@@ -153,21 +168,30 @@ def parents(name: str) -> list[str]:
     return re.findall(NAMED, " ".join(RUNS[name]))
 
 
-def folder(name: str, draw: int, out: Path) -> Path:
+Trial = tuple[int, int]  # draw of the classes, seed
+
+
+def trials(draws: Sequence[int], seeds: int) -> list[Trial]:
+    """Of every draw `seeds` trainings: with the seed draw, draw + 100, ..."""
+    return [(draw, draw + 100 * i) for i in range(seeds) for draw in draws]
+
+
+def folder(name: str, trial: Trial, out: Path) -> Path:
     """Where a run lies; the source images, and what learns them, are the same for every draw."""
-    return out / (name if name.startswith("source") else f"{name}-{draw}")
+    draw, seed = trial
+    return out / (name if name.startswith("source") else f"{name}-{draw}" if seed == draw else f"{name}-{draw}-s{seed}")
 
 
-def train(name: str, draw: int, out: Path, before: Mapping[Path, Future]) -> None:
+def train(name: str, trial: Trial, out: Path, before: Mapping[Path, Future]) -> None:
     """One `bnn train`, unless its table is there already; waits for the runs it starts from."""
     for parent in parents(name):
-        before[folder(parent, draw, out)].result()
-    place = folder(name, draw, out)
+        before[folder(parent, trial, out)].result()
+    place = folder(name, trial, out)
     if (place / "table.json").exists():
         return
-    recipe, *arguments = [re.sub(NAMED, lambda found: str(folder(found[1], draw, out)), word) for word in RUNS[name]]
+    recipe, *arguments = [re.sub(NAMED, lambda found: str(folder(found[1], trial, out)), word) for word in RUNS[name]]
     if recipe not in ("p2p", "vtst") and not name.startswith("source"):
-        arguments += ["--draw", str(draw), "--seed", str(draw)]
+        arguments += ["--draw", str(trial[0]), "--seed", str(trial[1])]
     arguments += ["--out", str(place), *(["--resume"] if place.exists() else [])]
     with open(place.with_suffix(".log"), "a") as log:
         subprocess.run([sys.executable, "-m", "bnn", "train", recipe, *arguments], check=True, stdout=log, stderr=log)
@@ -182,8 +206,8 @@ def spread(values: Sequence[float | None], digits: int) -> str:
     return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean
 
 
-def table(name: str, out: Path, draws: Sequence[int]) -> str:
-    """Mean ± standard deviation over the draws that are finished (their number is n), in Markdown.
+def table(name: str, out: Path, tried: Sequence[Trial]) -> str:
+    """Mean ± standard deviation over the trials that are finished (their number is n), in Markdown.
 
     The table "chain" has the figures of the packed networks, their size and latency.
     """
@@ -191,7 +215,7 @@ def table(name: str, out: Path, draws: Sequence[int]) -> str:
     columns = {**dict.fromkeys(GROUPS, 1), **({"size MB": 2, "ms": 2} if packed else {})}  # digits behind the point
     lines = [f"| {name} | {' | '.join(columns)} | n |", f"|---|{'---:|' * (len(columns) + 1)}"]
     for label, (run, index) in TABLES[name].items():
-        finished = [place for draw in draws if ((place := folder(run, draw, out)) / "table.json").exists()]
+        finished = [place for trial in tried if ((place := folder(run, trial, out)) / "table.json").exists()]
         rows = [packed_row(p) if packed else json.loads((p / "table.json").read_text())[index] for p in finished]
         if rows:
             cells = [spread([row.get(column) for row in rows], digits) for column, digits in columns.items()]
@@ -203,6 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.claims", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/claims"))
     parser.add_argument("--draws", type=int, nargs="+", default=list(FINAL_DRAWS))
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of every draw (1)")
     parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES))
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each (2)")
     parser.add_argument("--show", action="store_true", help="print the tables of what is finished, run nothing")
@@ -210,7 +235,7 @@ def main() -> None:
     if not args.show:
         run_all(args)
     for name in args.tables:
-        print(table(name, args.out, args.draws), end="\n\n")
+        print(table(name, args.out, trials(args.draws, args.seeds)), end="\n\n")
 
 
 def run_all(args: argparse.Namespace) -> None:
@@ -223,10 +248,10 @@ def run_all(args: argparse.Namespace) -> None:
     jobs: dict[Path, Future] = {}  # a run waits only for runs that were submitted, hence started, before it
     with ThreadPoolExecutor(args.jobs) as pool:
         for name in names:
-            for draw in args.draws:
-                place = folder(name, draw, args.out)
+            for trial in trials(args.draws, args.seeds):
+                place = folder(name, trial, args.out)
                 if place not in jobs:
-                    jobs[place] = pool.submit(train, name, draw, args.out, jobs)
+                    jobs[place] = pool.submit(train, name, trial, args.out, jobs)
         for job in tqdm(jobs.values(), desc="claims", unit=" runs"):
             job.result()
 

@@ -116,7 +116,6 @@ def test_a_run_knows_its_data_and_text_names_do(place, tmp_path, capsys):
         (["--endpoint", "http://localhost:1"], None, "bnn curate: give --names FILE or --endpoint URL, one of them"),
         (["--names-per-class", "0", "0", "0"], None, "--names-per-class: expected 0 or more, not all 0"),
         (["--images", "nowhere"], None, "--images: no such folder: nowhere"),
-        (["--data", "digits"], '{"0": ["squares"]}', "no picture of 'squares'"),
     ],
 )
 def test_wrong_use_is_one_line_and_writes_nothing(place, tmp_path, capsys, more, names, message):
@@ -196,10 +195,10 @@ def test_an_endpoint_that_does_not_answer_is_named(model):
 def test_the_shipped_table_is_what_the_teacher_says():
     """For a few characters: the nearest candidates, of those that are neither too far nor too near."""
     table = lookalikes._table()
-    chars = glyphs.pool("target")[:4] + "".join(table["lookalikes"][char] for char in glyphs.pool("target")[:4])
+    chars = glyphs.pool("target")[:2] + "".join(table["lookalikes"][char] for char in glyphs.pool("target")[:2])
     codes = list(dict.fromkeys(map(ord, chars)))
     found = _lookalikes.glyph_prototypes(codes)
-    for k, char in enumerate(glyphs.pool("target")[:4]):
+    for k, char in enumerate(glyphs.pool("target")[:2]):
         cos = [found[k] @ found[codes.index(ord(other))] for other in table["lookalikes"][char]]
         assert 0.7 < cos[-1] and cos[0] < 0.98
         assert all(a >= b - 1e-5 for a, b in zip(cos, cos[1:], strict=False))
