@@ -159,7 +159,7 @@ def test_info_says_why_the_extension_is_missing(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        ("tarin", "unknown verb 'tarin', expected one of demo, train, eval, pack, predict, info, bench"),
+        ("tarin", "unknown verb 'tarin', expected one of demo, train, eval, pack, predict, curate, info, bench"),
         ("train plian", "recipe: expected one of plain, candle, vtst, ke, p2p, granularity; got 'plian'"),
         ("train plain --data mnist", "data: expected one of glyphs, digits, folder:PATH; got 'mnist'"),
         ("train plain --data folder:nowhere", "nowhere"),
