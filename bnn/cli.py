@@ -7,7 +7,7 @@ from pathlib import Path
 
 VERBS = {
     "demo": "the whole story on glyphs, in minutes: train, calibrate, pack, predict",
-    "train": "train RECIPE [flags]: plain, candle, vtst, ke, p2p or granularity into a run; train chain FILE: several",
+    "train": "train RECIPE [flags]: plain, candle, vtst, ke, granularity, retrain, p2p; train chain FILE: several",
     "eval": "eval RUN|FILE [--data ...]: figures of a run or a packed file",
     "pack": "pack RUN -o FILE: a run as one packed file",
     "predict": "predict FILE IMAGE...: classes of pictures",

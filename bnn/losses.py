@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from bnn.metrics import check_counts
 
 SILENT = -1e30  # log 0 in finite arithmetic: its exponential is 0 beside any logit
+EFFECTIVE_BETA = 0.9999  # of the class-balanced weights
 
 
 def balanced_softmax(logits: Tensor, labels: Tensor, counts: Tensor | Sequence[int], tau: float = 1.0) -> Tensor:
@@ -48,10 +49,7 @@ def label_aware_smoothing(
     Source: Zhong et al., "Improving Calibration for Long-Tailed Recognition" (MiSLAS), CVPR 2021.
     """
     n = _counts(logits, counts)
-    if labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"label_aware_smoothing: labels: expected shape {list(logits.shape[:1])}, got {list(labels.shape)}"
-        )
+    _check_labels("label_aware_smoothing", logits, labels)
     if not (0 <= head < 1 and 0 <= tail < 1):
         raise ValueError(f"label_aware_smoothing: expected head and tail in [0, 1), got head={head}, tail={tail}")
     spread = n.max() - n.min()
@@ -131,6 +129,76 @@ def neighbor_silencing(
     return (share * loss(labels) + (1 - share) * loss(other)).mean()
 
 
+def class_balanced(
+    logits: Tensor, labels: Tensor, counts: Tensor | Sequence[int], beta: float = EFFECTIVE_BETA
+) -> Tensor:
+    """Cross-entropy weighted by the inverse effective number of images of the label's class.
+
+    w_k ~ (1 - beta) / (1 - beta^n_k),   L = sum_i w_{y_i} (-log softmax(z_i)_{y_i}) / sum_i w_{y_i}
+
+    logits [N, K]; labels int64 [N]; counts n [K] of the training set, each at least 1; beta in [0, 1): 0 is plain
+    cross-entropy, towards 1 w_k becomes 1 / n_k. The mean is a weighted one (the factor of w drops out), over the
+    images of this process where there are several. Equals F.cross_entropy(logits, labels, weight=w).
+    ValueError: shapes, range, counts as in `balanced_softmax`.
+    Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, eq. 2 and 4.
+    """
+    n = _counts(logits, counts)
+    _check_labels("class_balanced", logits, labels)
+    z = _at_least_float32(logits)
+    return F.cross_entropy(z, labels, weight=_effective_weights("class_balanced", n, beta).to(z))
+
+
+def ldam(
+    logits: Tensor,
+    labels: Tensor,
+    counts: Tensor | Sequence[int],
+    max_margin: float = 0.5,
+    scale: float = 30.0,
+    beta: float = 0.0,
+) -> Tensor:
+    """Label-distribution-aware margin: the rarer the class, the larger the margin its cosine has to win by.
+
+    m_k = max_margin (n_k / n_min)^(-1/4),   z'_k = z_k - scale m_k 1[k = y],   L = weighted mean of -log softmax(z')_y
+
+    logits z = scale cos(theta) [N, K] of a cosine head of that scale (`bnn.nn.CosineLinear`): margins are differences
+    of cosines. labels int64 [N]; counts n [K] of the training set, each at least 1; max_margin 0 or more: that of the
+    smallest class; scale above 0; beta: weights w as in `class_balanced`, 0: none. DRW is beta = 0 for most of the
+    training and 0.9999 afterwards. Predict with the raw z. ValueError: shapes, ranges, counts as in `balanced_softmax`.
+    Equals F.cross_entropy(scale * (cosines - F.one_hot(labels, K) * m), labels, weight=w).
+    Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, eq. 12
+    and 13; 0.5, 30 and the weighted mean are its authors' code's.
+    """
+    n = _counts(logits, counts)
+    _check_labels("ldam", logits, labels)
+    if not (max_margin >= 0 and scale > 0):
+        raise ValueError(
+            f"ldam: expected max_margin of 0 or more and scale above 0, got max_margin={max_margin}, scale={scale}"
+        )
+    z = _at_least_float32(logits)
+    margin = (max_margin * (n.min() / n) ** 0.25).to(z)[labels]
+    z = z.scatter_add(1, labels[:, None], -scale * margin[:, None])
+    return F.cross_entropy(z, labels, weight=_effective_weights("ldam", n, beta).to(z))
+
+
+def label_over_smoothing(logits: Tensor, labels: Tensor, smoothing: float = 0.98) -> Tensor:
+    """Cross-entropy with targets that are almost uniform, for a linear classifier on frozen features (LORT).
+
+    q_y = 1 - d + d / K,   q_k = d / K for the others,   L = -sum_k q_k log softmax(z)_k
+
+    At the minimum over free logits z_y lies log(1 + K (1 - d) / d) above the others, whatever the class and its number
+    of images. The probabilities stay near 1 / K by design: fit a temperature before you read them.
+    logits [N, K]; labels int64 [N]; d = smoothing in [0, 1). ValueError: shapes, range.
+    Equals F.cross_entropy(logits, labels, label_smoothing=d).
+    Source: Sun et al., "Label Over-Smooth Can Balance" (LORT in its first version), ICLR 2025, arXiv 2403.00250. Its d
+    lies close to 1; that 0.98 is the authors' figure could not be verified.
+    """
+    _check_logits(logits)
+    _check_labels("label_over_smoothing", logits, labels)
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"label_over_smoothing: smoothing: expected a number in [0, 1), got {smoothing}")
+    return F.cross_entropy(_at_least_float32(logits), labels, label_smoothing=smoothing)
+
+
 def kl_distillation(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """L = T^2 KL(softmax(z_teacher / T) || softmax(z_student / T)); the teacher gets no gradient.
 
@@ -165,14 +233,30 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 def _counts(logits: Tensor, counts: Tensor | Sequence[int]) -> Tensor:
     """counts as float64 [K] on their own device (float32 where the device has no float64)."""
-    if logits.ndim != 2:
-        raise ValueError(f"logits: expected shape [N, K], got {list(logits.shape)}")
+    _check_logits(logits)
     counts = torch.as_tensor(counts)
     if counts.device.type == "cpu":
         return check_counts(counts, logits.shape[1])
     if counts.shape != logits.shape[1:]:
         raise ValueError(f"class counts: expected shape {list(logits.shape[1:])}, got {list(counts.shape)}")
     return counts.float()
+
+
+def _check_logits(logits: Tensor) -> None:
+    if logits.ndim != 2:
+        raise ValueError(f"logits: expected shape [N, K], got {list(logits.shape)}")
+
+
+def _check_labels(loss: str, logits: Tensor, labels: Tensor) -> None:
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(f"{loss}: labels: expected shape {list(logits.shape[:1])}, got {list(labels.shape)}")
+
+
+def _effective_weights(loss: str, n: Tensor, beta: float) -> Tensor:
+    """1 / (1 - beta^n) [K]; by expm1, since 1 - 0.9999 has few digits left in float32."""
+    if not 0 <= beta < 1:
+        raise ValueError(f"{loss}: beta: expected a number in [0, 1), got {beta}")
+    return 1 / -(n * (math.log(beta) if beta else -math.inf)).expm1()
 
 
 def _same_shape(loss: str, student: Tensor, teacher: Tensor, advice: str) -> None:

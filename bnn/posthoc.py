@@ -1,15 +1,15 @@
-"""Corrections of a trained classifier: temperature, logit adjustment, Prior2Posterior, DROPS, tau-normalization.
+"""Corrections of a trained classifier: temperature, logit adjustment, Prior2Posterior, DROPS, tau-normalization, GLA.
 
-All but the last, which rescales the rows of a linear classifier, yield what `apply` (and a packed model) computes:
-logits / temperature + offsets. Where both are used, fit the temperature first and estimate the offsets on logits /
-temperature. N images, K classes, D features; computed in float64. A constant added to all offsets changes neither class
-nor probability.
+All but the last two yield what `apply` (and a packed model) computes: logits / temperature + offsets. Where both are
+used, fit the temperature first and estimate the offsets on logits / temperature. tau-normalization rescales the rows of
+a linear classifier, GLA adds the logits of a second model. N images, K classes, D features; computed in float64. A
+constant added to all offsets changes neither class nor probability.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,18 +40,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         return 1.0
     z = z / spread
     log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [log_t], max_iter=100, tolerance_grad=1e-10, tolerance_change=1e-12, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(z / log_t.clamp(-LOG_T_BOUND, LOG_T_BOUND).exp(), labels)
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
+    _minimize(log_t, lambda: F.cross_entropy(z / log_t.clamp(-LOG_T_BOUND, LOG_T_BOUND).exp(), labels))
     return spread * log_t.detach().clamp(-LOG_T_BOUND, LOG_T_BOUND).exp().item()
 
 
@@ -65,7 +54,12 @@ def logit_adjustment(counts: Tensor | Sequence[int], tau: float = 1.0) -> Tensor
 
 
 def prior2posterior(
-    logits: Tensor, counts: Tensor | Sequence[int] | None = None, *, strength: float = 1.0, tau: float = 1.0
+    logits: Tensor,
+    counts: Tensor | Sequence[int] | None = None,
+    *,
+    strength: float = 1.0,
+    tau: float = 1.0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Offsets that replace the prior a model has learned by the uniform one, float32 [K].
 
@@ -77,7 +71,9 @@ def prior2posterior(
 
     logits [N, K]: evaluation-mode outputs, without augmentation, for images distributed like the training set (that set
     itself, or better a held-out part of it): labels aren't used. A balanced set is wrong here. Using case 1 for a
-    logit-adjusted model over-corrects. ValueError: shapes, counts, NaN, probabilities instead of logits.
+    logit-adjusted model over-corrects. weights [N], 0 or more: how often an image counts in the mean over i, for a set
+    that is distributed otherwise than what the loss saw. ValueError: shapes, counts, weights, NaN, probabilities
+    instead of logits.
     Source: Bhat et al., Prior2Posterior, WACV 2025.
     """
     z, _ = check_logits(logits)
@@ -86,7 +82,10 @@ def prior2posterior(
     if counts is not None:
         counts = check_counts(counts, num_classes)
         log_pi = tau * (counts / counts.sum()).log()
-    q = (z + log_pi).softmax(1).mean(0).clamp_min(SMALLEST_PRIOR)
+    w = torch.ones(len(z), dtype=torch.float64) if weights is None else weights.detach().cpu().double()
+    if w.shape != z.shape[:1] or not (w >= 0).all() or not 0 < w.sum() < math.inf:
+        raise ValueError(f"weights: expected {len(z)} numbers of 0 or more, not all 0, got shape {list(w.shape)}")
+    q = ((w / w.sum()) @ (z + log_pi).softmax(1)).clamp_min(SMALLEST_PRIOR)
     log_prior = ((q / q.sum()).log() - log_pi).log_softmax(0)
     return (strength * (-log_prior - math.log(num_classes))).float()
 
@@ -111,9 +110,7 @@ def drops(logits: Tensor, labels: Tensor, counts: Tensor | Sequence[int], *, del
     _check_finite(z, "a class of probability 0 can't be scaled up")
     num_classes = z.shape[1]
     counts = check_counts(counts, num_classes)
-    images = labels.bincount(minlength=num_classes)
-    if not images.all():
-        raise ValueError(f"labels: class {int(images.argmin())} has no image; expected a split that has every class")
+    images = _images_of_each_class(labels, num_classes)
     if not delta >= 0:
         raise ValueError(f"delta: expected a number of 0 or more, got {delta}")
     log_pi = (counts / counts.sum()).log()
@@ -157,6 +154,49 @@ def fit_tau(weight: Tensor, features: Tensor, labels: Tensor, taus: Sequence[flo
     return max(sorted(accuracies), key=accuracies.__getitem__)
 
 
+def learned_prior(logits: Tensor, labels: Tensor) -> Tensor:
+    """The class prior p_p that a model brings along, by what it takes to fit labelled images, float32 [K], sums to 1.
+
+        b minimizes the mean of -log softmax(z_i + b)_{y_i},   p_p ~ f exp(-b),   f_k the share of class k in labels
+    For a model that was not trained on these images (a zero-shot one, trained on data nobody has); by L-BFGS, the
+    problem is convex. logits [N, K], labels int [N]: every class has an image. ValueError: shapes, labels, a class
+    without images, NaN, -inf, probabilities instead of logits.
+    Source: Zhu et al., "Generalized Logit Adjustment", NeurIPS 2023: the prior is found by optimization on downstream
+    data. Theirs is a constrained problem over p_p; its constraint only fixes the constant that the softmax ignores.
+    """
+    z, labels = check_logits(logits, labels)
+    _check_finite(z, "no offset brings the class back")
+    frequency = _images_of_each_class(labels, z.shape[1]) / len(labels)
+    b = torch.zeros(z.shape[1], dtype=torch.float64, requires_grad=True)
+    _minimize(b, lambda: F.cross_entropy(z + b, labels))
+    return (frequency.log() - b.detach()).softmax(0).float()
+
+
+def generalized_logit_adjustment(
+    logits: Tensor, zero_shot: Tensor, zero_shot_prior: Tensor, counts: Tensor | Sequence[int] | None = None
+) -> Tensor:
+    """z - log pi + z_zs - log p_p: the sum of two models' logits, each without the prior it was trained under, [N, K].
+
+    logits z [N, K] of a model trained on the downstream data, zero_shot z_zs [N, K] of one that was not, for the same
+    images and classes; zero_shot_prior p_p [K], all above 0, from `learned_prior`; counts [K] of the downstream
+    training set, pi = counts / sum(counts); None: the loss was logit-adjusted, z is free of it. ValueError: shapes,
+    counts, prior, NaN, probabilities instead of logits.
+    Source: Zhu et al., "Generalized Logit Adjustment", NeurIPS 2023 (arXiv 2310.08106).
+    """
+    z, _ = check_logits(logits)
+    other, _ = check_logits(zero_shot)
+    if z.shape != other.shape or zero_shot_prior.shape != z.shape[1:] or not (zero_shot_prior > 0).all():
+        raise ValueError(
+            f"zero_shot: expected logits {list(z.shape)} and a prior of {z.shape[1]} numbers above 0, "
+            f"got {list(other.shape)} and {list(zero_shot_prior.shape)}"
+        )
+    log_pi = torch.zeros(())
+    if counts is not None:
+        counts = check_counts(counts, z.shape[1])
+        log_pi = (counts / counts.sum()).log()
+    return (z - log_pi + other - zero_shot_prior.detach().cpu().double().log()).to(logits.dtype)
+
+
 def apply(logits: Tensor, temperature: float = 1.0, offsets: Tensor | None = None) -> Tensor:
     """logits [N, K] / temperature + offsets [K]. ValueError: temperature not above 0, number of offsets."""
     if not temperature > 0:
@@ -171,6 +211,29 @@ def apply(logits: Tensor, temperature: float = 1.0, offsets: Tensor | None = Non
 def _check_finite(z: Tensor, why: str) -> None:
     if z.isinf().any():
         raise ValueError(f"logits: expected finite values, got -inf; {why}")
+
+
+def _images_of_each_class(labels: Tensor, num_classes: int) -> Tensor:
+    images = labels.bincount(minlength=num_classes)
+    if not images.all():
+        raise ValueError(f"labels: class {int(images.argmin())} has no image; expected a split that has every class")
+    return images
+
+
+def _minimize(x: Tensor, loss: Callable[[], Tensor]) -> None:
+    """Move x, which requires a gradient, to the minimum of a convex loss of it, by L-BFGS."""
+    optimizer = torch.optim.LBFGS(
+        [x], max_iter=100, tolerance_grad=1e-10, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(closure)
 
 
 def _check_weight(weight: Tensor) -> None:

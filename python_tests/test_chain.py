@@ -99,11 +99,8 @@ FIRST = '[[step]]\nrecipe = "plain"\n'
     [
         ("step = 3", "expected [[step]] tables, each with a recipe"),
         ("[[step]", "is not TOML"),
-        ("[[step]]\nepochs = 3", "step 1: expected recipe = one of plain, candle, vtst, ke, p2p"),
-        (
-            '[[step]]\nrecipe = "plian"',
-            "recipe: expected one of plain, candle, vtst, ke, p2p, granularity; got 'plian'",
-        ),
+        ("[[step]]\nepochs = 3", "step 1: expected recipe = one of plain, candle, vtst, ke, granularity, retrain, p2p"),
+        ('[[step]]\nrecipe = "plian"', "ke, granularity, retrain, p2p; got 'plian'"),
         (f"{FIRST}epoch = 3", "step 1, plain has no flag --epoch (did you mean --epochs?)"),
         (f'{FIRST}epochs = "many"', "step 1, plain: "),
         (f"temprature = 2\n{FIRST}", "no step has the field temprature"),

@@ -160,7 +160,7 @@ def test_info_says_why_the_extension_is_missing(monkeypatch, capsys):
     "arguments, expected",
     [
         ("tarin", "unknown verb 'tarin', expected one of demo, train, eval, pack, predict, curate, info, bench"),
-        ("train plian", "recipe: expected one of plain, candle, vtst, ke, p2p, granularity; got 'plian'"),
+        ("train plian", "recipe: expected one of plain, candle, vtst, ke, granularity, retrain, p2p; got 'plian'"),
         ("train plain --data mnist", "data: expected one of glyphs, digits, folder:PATH; got 'mnist'"),
         ("train plain --data folder:nowhere", "nowhere"),
         ("train plain --model lenet", "--model: expected one of reactnet_tiny, reactnet18"),

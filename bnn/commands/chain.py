@@ -144,7 +144,7 @@ def check_fit(place: str, recipe: str, own: dict[str, Any], known: set[str], bef
         raise ValueError(f"{place}: {recipe} can't start from another run; it can only be the first step")
     if before and before[-1].recipe == "p2p":
         raise ValueError(f"{place}: nothing can follow p2p, which corrects a finished network; make it the last step")
-    if not before and recipe in ("vtst", "p2p") and "--from" not in own:
+    if not before and recipe in ("vtst", "retrain", "p2p") and "--from" not in own:
         raise ValueError(f"{place}: {recipe} needs a finished run: begin with a recipe that trains, or give from")
 
 

@@ -9,6 +9,7 @@ from bnn.models.pretrained import pretrained
 from bnn.models.reactnet import reactnet18, reactnet_a, reactnet_tiny
 from bnn.models.resnet import resnet18, resnet34, resnet_tiny
 from bnn.models.summary import summary
+from bnn.nn import CosineLinear
 from bnn.nn.variational_head import two_stage_head
 
 _BUILDERS = (reactnet_tiny, reactnet18, reactnet_a, birealnet18, resnet_tiny, resnet18, resnet34)
@@ -31,7 +32,8 @@ def build(
         num_classes: at least 2.
         in_channels: of the images.
         image_size: edge in pixels; up to 64 the stem keeps more of the resolution.
-        head: arguments of `bnn.nn.variational_head.two_stage_head` after the first two, for that head as classifier.
+        head: another classifier: {"kind": "cosine"} with arguments of `bnn.nn.CosineLinear` after the first two, or
+            without a kind the arguments of `bnn.nn.variational_head.two_stage_head` after the first two.
 
     Returns:
         A module with `features(x) -> [N, feature_dim]`, `classifier` (Linear, or the head) and `feature_dim`.
@@ -48,5 +50,12 @@ def build(
         raise ValueError(f"image_size must be at least 8 pixels, got {image_size}")
     model: Any = builders[name](num_classes, in_channels, image_size)
     if head is not None:
-        model.classifier = two_stage_head(model.feature_dim, num_classes, **head)
+        model.classifier = _head(model.feature_dim, num_classes, **head)
     return model
+
+
+def _head(in_features: int, out_features: int, kind: str = "two_stage", **arguments: Any) -> nn.Module:
+    kinds = {"two_stage": two_stage_head, "cosine": CosineLinear}
+    if kind not in kinds:
+        raise ValueError(f"head: kind {kind!r} is unknown, expected one of {list(kinds)}")
+    return kinds[kind](in_features, out_features, **arguments)

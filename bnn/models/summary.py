@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnn.nn import BinaryConv2d, BinaryLinear, PackedBinaryConv2d, PackedBinaryLinear
+from bnn.nn import BinaryConv2d, BinaryLinear, CosineLinear, PackedBinaryConv2d, PackedBinaryLinear
 
 _BINARY = (BinaryConv2d, BinaryLinear, PackedBinaryConv2d, PackedBinaryLinear)
 
@@ -46,7 +46,7 @@ def _recorder(rows: list[dict], name: str):
         elif isinstance(module, PackedBinaryLinear):
             weights = module.out_features * module.in_features
         pixels = shape[1] * shape[2] if len(shape) == 3 else 1
-        macs = weights * pixels if binary or isinstance(module, nn.Conv2d | nn.Linear) else 0
+        macs = weights * pixels if binary or isinstance(module, nn.Conv2d | nn.Linear | CosineLinear) else 0
         tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         real = sum(t.numel() for t in tensors if t.is_floating_point()) - (weights if _latent(module) else 0)
         rows.append(

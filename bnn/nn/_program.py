@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from bnn.nn.activations import RPReLU, RSign, require
 from bnn.nn.binary_conv2d import PackedBinaryConv2d
 from bnn.nn.binary_linear import PackedBinaryLinear
+from bnn.nn.cosine_linear import CosineLinear
 from bnn.nn.variational_head import VariationalHead
 
 _CONV = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias")
@@ -26,6 +27,7 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "BatchNorm1d": (nn.BatchNorm1d, ("num_features", "eps", "affine")),
     "BatchNorm2d": (nn.BatchNorm2d, ("num_features", "eps", "affine")),
     "Conv2d": (nn.Conv2d, _CONV),
+    "CosineLinear": (CosineLinear, CosineLinear.FIELDS),
     "Flatten": (nn.Flatten, ("start_dim", "end_dim")),
     "Hardtanh": (nn.Hardtanh, ("min_val", "max_val")),
     "Linear": (nn.Linear, ("in_features", "out_features", "bias")),
@@ -38,6 +40,7 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "ReLU": (nn.ReLU, ()),
     "VariationalHead": (VariationalHead, VariationalHead.FIELDS),
 }
+HEADS = {"CosineLinear": "cosine head", "VariationalHead": "variational head"}  # float32, hence the last step
 PACKED = (PackedBinaryConv2d, PackedBinaryLinear)
 
 # kind -> options that are not stored, with the only value they may have

@@ -187,8 +187,8 @@ def _check_graph(graph, refuse) -> None:
         refuse(not isinstance(args, dict) or not all(_is_plain(v) for v in args.values()), f"bad args of {name!r}")
         fields = _program.arg_names(kind)
         refuse(set(args) != fields, f"step {name!r} has args {sorted(args)}, expected {sorted(fields)}")
-        last = step is steps[-1]
-        refuse(kind == "VariationalHead" and not last, f"step {name!r}, a variational head, must be the last one")
+        head = _program.HEADS.get(kind)
+        refuse(head is not None and step is not steps[-1], f"step {name!r}, a {head}, must be the last one")
         bound.add(name)
         if args.get("words") and args.get("stream"):
             bound.add(name + _program.WORDS)
@@ -217,7 +217,7 @@ def _check_tensors(file, expected: dict[str, torch.Tensor], path: Path) -> None:
 
 def _check_class_count(model: PackedModel, meta: dict, path: Path) -> None:
     last = model.steps[-1]
-    outputs = last["args"].get("out_features")  # of Linear, PackedBinaryLinear and VariationalHead
+    outputs = last["args"].get("out_features")  # of every layer that a network can end in
     offsets = meta.get("bnn.posthoc", {}).get("logit_offsets") or None
     counts = {"bnn.classes": meta.get("bnn.classes"), "logit_offsets": offsets}
     sizes = {f"step {last['name']!r}": outputs} | {k: len(v) for k, v in counts.items() if v is not None}

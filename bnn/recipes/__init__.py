@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-NAMES = ("plain", "candle", "vtst", "ke", "p2p", "granularity")
+NAMES = ("plain", "candle", "vtst", "ke", "granularity", "retrain", "p2p")
 
 
 def find(name: str) -> ModuleType:

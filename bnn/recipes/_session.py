@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +39,17 @@ class Session:
 Prepare = Callable[[Data], tuple[Data, dict[str, Any]]]
 
 
-def begin(recipe: str, config: TrainConfig, prepare: Prepare = lambda data: (data, {})) -> Session:
+def begin(
+    recipe: str,
+    config: TrainConfig,
+    *,
+    prepare: Prepare = lambda data: (data, {}),
+    head: dict[str, Any] | None = None,
+) -> Session:
     """Everything that can fail because of a wrong argument fails here, before anything is trained or overwritten.
 
     prepare: data -> the data to train on, and more fields for config.json.
+    head: of the network, a linear one if None; see `bnn.models.build`.
     """
     check_train(config)
     device = devices.start(config.device, config.precision)
@@ -51,27 +58,36 @@ def begin(recipe: str, config: TrainConfig, prepare: Prepare = lambda data: (dat
     if device.main:
         check_folder(folder, fields, resume=config.resume, overwrite=config.overwrite)
     data, more = prepare(load_data(fields))
-    return open_session(folder, {**fields, **more}, data, network(config, data), device, config)
+    return open_session(folder, {**fields, **more}, data, with_head(network(config, data), head), device, config)
 
 
-def begin_from(recipe: str, config: RunConfig, origin: Path, name: str, head: dict[str, Any] | None = None) -> Session:
+def begin_from(
+    recipe: str,
+    config: RunConfig,
+    origin: Path,
+    name: str,
+    head: dict[str, Any] | Literal["same"] | None = "same",
+    **changes: Any,
+) -> Session:
     """As `begin`, for a recipe that works on the network of the finished run `origin` with the same data.
 
-    The folder is ORIGIN-NAME unless the config says otherwise. head: give the network another, see `bnn.models.build`.
+    The folder is ORIGIN-NAME unless the config says otherwise. head: the network's, "same" as that of `origin`.
+    changes: recorded fields that are other than in `origin`.
     """
     source = read_config(origin)
     if (origin / "posthoc.json").exists():
         raise ValueError(f"--from {origin}: it is corrected already; give the run it came from, {source['from']}")
     device = devices.start(config.device, "no")
     inherited = {field: source[field] for field in INHERITED if field in source}
-    fields = {"recipe": recipe, **inherited, "base_recipe": source["recipe"], **to_dict(config), **device.resolved}
+    fields = {"recipe": recipe, **inherited, "base_recipe": source["recipe"], **changes}
+    fields |= {**to_dict(config), **device.resolved}
     folder = config.out or origin.with_name(f"{origin.name}-{name}")
     if device.main:
         check_folder(folder, fields, resume=config.resume, overwrite=config.overwrite)
     data = load_data(fields)
     if list(data.classes) != source["classes"]:
         raise ValueError(f"--from {origin}: the classes of {source['data']} have changed since it was trained")
-    net = source["network"] if head is None else {**source["network"], "head": head}
+    net = source["network"] if head == "same" else with_head(source["network"], head)
     return open_session(folder, fields, data, net, device, config)
 
 
@@ -135,10 +151,16 @@ def network(config: TrainConfig, data: Data) -> dict[str, Any]:
     }
 
 
+def with_head(net: dict[str, Any], head: dict[str, Any] | None) -> dict[str, Any]:
+    """Arguments of `bnn.models.build` for the same network with `head`, a linear one if None."""
+    body = {name: value for name, value in net.items() if name != "head"}
+    return body if head is None else {**body, "head": head}
+
+
 def build_network(session: Session, config: TrainConfig, body_from: str | None = None) -> Any:
     """The network of config.json (from `bnn.models`) with weights drawn from the seed.
 
-    body_from: another run to take the body from, and the classifier too when it has the same classes.
+    body_from: another run to take the body from, and the classifier too when it is of the same kind and classes.
 
     Raises:
         ValueError: the other run's network has another body.
@@ -157,6 +179,6 @@ def _copy_body(model: nn.Module, config: dict[str, Any], body_from: str) -> None
         if was != ours[name]:
             raise ValueError(f"--from {body_from}: its {name} is {was!r}, this run's is {ours[name]!r}: no common body")
     state = load_model(Path(body_from)).state_dict()
-    if theirs["classes"] != config["classes"]:
+    if (theirs["classes"], theirs["network"].get("head")) != (config["classes"], ours.get("head")):
         state = {name: value for name, value in state.items() if not name.startswith("classifier.")}
     model.load_state_dict(state, strict=False)

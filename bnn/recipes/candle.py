@@ -27,7 +27,7 @@ from bnn.nn.real_weights import binary_layers, use_real_weights
 from bnn.recipes import _report
 from bnn.recipes._config import From, TrainConfig, require
 from bnn.recipes._distillation import Balance, Teacher, cache_features, load_teacher, part_of, validation
-from bnn.recipes._images import TrainingImages, WithSource, views
+from bnn.recipes._images import Mix, TrainingImages, WithSource, views
 from bnn.recipes._report import Result
 from bnn.recipes._session import Session, begin, build_network
 from bnn.recipes.plain import Loss, make_loss
@@ -87,7 +87,8 @@ def run(config: Config) -> Result:
     check(config)
     session = begin("candle", config)
     largest = max((config.image_size, *config.teacher_resolutions))
-    images = TrainingImages(session, config.seed, largest, config.mixup, config.mixup_partner == "class_balanced")
+    mix: Mix = "mixup" if config.mixup else "none"
+    images = TrainingImages(session, config.seed, largest, mix, config.mixup_partner == "class_balanced")
     teacher = load_teacher(config.teacher, session, config.seed)
     student = build_network(session, config, config.from_run)
 
@@ -118,9 +119,8 @@ def check(config: Config) -> None:
         require(len(layers) > 0, "model", "one with binary layers with --two-step", config.model)
     sizes = config.teacher_resolutions
     require(min(sizes, default=8) >= 8, "teacher-resolutions", "8 pixels or more", sizes)
-    for name in (config.from_run, config.teacher):
-        if name not in (None, "glyphs"):
-            read_config(Path(name))
+    for name in {config.from_run, config.teacher} - {None, "glyphs"}:
+        read_config(Path(str(name)))
 
 
 def calibrate(config: Config, session: Session, teacher: Teacher, images: TrainingImages) -> None:

@@ -67,7 +67,7 @@ class Config(TrainConfig):
 def run(config: Config) -> Result:
     """Train, drop the auxiliary classes, evaluate on the test split, fill the run folder; returns folder and table."""
     check(config)
-    session = begin("granularity", config, partial(with_neighbors, config))
+    session = begin("granularity", config, prepare=partial(with_neighbors, config))
     targets, device = len(session.data.classes), session.device.torch_device
     near = neighbors.relation(session.run.config["neighbor_map"], session.data.classes)
     images = TrainingImages(session, config.seed, config.image_size)

@@ -22,7 +22,7 @@ def session(student) -> Session:
 
 def test_mixing_depends_on_the_image_not_on_the_batch(session):
     data = session.data
-    images = TrainingImages(session, seed=0, size=16, mixup=True)
+    images = TrainingImages(session, seed=0, size=16, mix="mixup")
     batch = data.splits["train"].__getitems__([3, 1, 4, 15])
     mixed = images({**batch, "epoch": 2})
     alone = images({**data.splits["train"].__getitems__([4]), "epoch": 2})
@@ -45,7 +45,7 @@ def test_mixing_depends_on_the_image_not_on_the_batch(session):
 
 
 def test_source_images_follow_from_seed_epoch_and_index(session, few_source_images):
-    images = TrainingImages(session, seed=0, size=16, mixup=True)
+    images = TrainingImages(session, seed=0, size=16, mix="mixup")
     assert len(WithSource(session, images, 1).source.dataset) == 57  # but the 3 held out
     batch = {**session.data.splits["train"].__getitems__(list(range(20, 4, -1))), "epoch": 2}
     two = dataclasses.replace(session, device=SimpleNamespace(processes=2))

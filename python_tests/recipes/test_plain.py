@@ -98,9 +98,8 @@ def test_wrong_fields_are_named_and_leave_nothing_behind(tiny, tmp_path, change,
 
 def test_recipes_are_found_by_name():
     assert recipes.find("plain") is plain
-    with pytest.raises(
-        ValueError, match="recipe: expected one of plain, candle, vtst, ke, p2p, granularity; got 'mixup'"
-    ):
+    expected = "recipe: expected one of plain, candle, vtst, ke, granularity, retrain, p2p; got 'mixup'"
+    with pytest.raises(ValueError, match=expected):
         recipes.find("mixup")
 
 
