@@ -35,7 +35,14 @@ RUNS: dict[str, list[str]] = {
     "ce-real": ["plain", "--loss", "ce", *REAL],
     "las": ["plain", "--loss", "label_aware_smoothing"],
     "balanced": BALANCED,
-    "balanced-mixup": [*BALANCED, "--mixup"],
+    "balanced-mixup": [*BALANCED, "--mix", "mixup"],
+    "balanced-cutmix": [*BALANCED, "--mix", "cutmix"],
+    "mixup": ["plain", "--mix", "mixup"],
+    "weights": ["plain", "--loss", "class_balanced"],
+    "sampler": ["plain", "--sampler", "class_balanced"],
+    "ldam-drw": ["plain", "--loss", "ldam", "--head", "cosine"],
+    "cosine": ["plain", "--head", "cosine"],
+    **{f"ce-{method}": ["retrain", "--from", "{ce}", "--method", method] for method in ("crt", "lws", "tau", "lort")},
     "pretrained-balanced": [*BALANCED, "--from", "{source-student}"],
     "full": ["plain", "--imbalance", "1", "--epochs", "5"],
     "kd": ["candle", "--calibration-loss", "ce", "--balance", "fixed", "--fixed-balance", "1", "--no-mixup"],
@@ -63,7 +70,7 @@ RUNS: dict[str, list[str]] = {
     **{f"granularity-{kind}": [*GRANULARITY, kind] for kind in ("none", "hard", "back", "soft")},
     **{
         f"{name}-p2p": ["p2p", "--from", f"{{{name}}}"]
-        for name in "ce balanced kd candle-vtst candle-t1 candle candle-no-mixup candle-ce candle-las".split()
+        for name in "ce cosine balanced kd candle-vtst candle-t1 candle candle-no-mixup candle-ce candle-las".split()
     },
 }
 
@@ -85,6 +92,24 @@ TABLES: dict[str, dict[str, tuple[str, int]]] = {
         "CANDLE + P2P": ("candle-p2p", 1),
         "calibrated teacher (full precision)": ("candle", 1),
         "cross-entropy on the balanced set, same steps": ("full", 0),
+    },
+    "classics": {
+        "cross-entropy": ("ce", 0),
+        "cross-entropy + P2P": ("ce-p2p", 1),
+        "balanced softmax": ("balanced", 0),
+        "class-balanced weights": ("weights", 0),
+        "class-balanced sampling": ("sampler", 0),
+        "LDAM-DRW": ("ldam-drw", 0),
+        "cross-entropy, then cRT": ("ce-crt", 1),
+        "cross-entropy, then LWS": ("ce-lws", 1),
+        "cross-entropy, then tau-normalization": ("ce-tau", 1),
+        "cross-entropy, then LORT": ("ce-lort", 1),
+        "cross-entropy, then LORT, temperature": ("ce-lort", 2),
+        "cosine head": ("cosine", 0),
+        "cosine head + P2P": ("cosine-p2p", 1),
+        "mixup": ("mixup", 0),
+        "balanced softmax, mixup": ("balanced-mixup", 0),
+        "balanced softmax, cutmix": ("balanced-cutmix", 0),
     },
     "ablations": {
         "CANDLE": ("candle", 0),
@@ -190,7 +215,7 @@ def train(name: str, trial: Trial, out: Path, before: Mapping[Path, Future]) -> 
     if (place / "table.json").exists():
         return
     recipe, *arguments = [re.sub(NAMED, lambda found: str(folder(found[1], trial, out)), word) for word in RUNS[name]]
-    if recipe not in ("p2p", "vtst") and not name.startswith("source"):
+    if recipe not in ("p2p", "vtst", "retrain") and not name.startswith("source"):
         arguments += ["--draw", str(trial[0]), "--seed", str(trial[1])]
     arguments += ["--out", str(place), *(["--resume"] if place.exists() else [])]
     with open(place.with_suffix(".log"), "a") as log:

@@ -151,9 +151,7 @@ def run(args: Namespace) -> None:
         facts = {**machine(), "isa": best, **{server.name: server.version for server in found}}
         print("  ".join(f"{key} {value}" for key, value in facts.items()))
         print("x: its time / ours. AMX, L1: GMAC/s of the matrix unit, operands in registers and in L1.")
-        print(
-            f"calm: rounds with L1 at {QUIET / 1e9:.0f} or more before and after; they alone count where they are {ENOUGH} or more."
-        )
+        print(f"calm: rounds with L1 at {QUIET / 1e9:.0f} or more before and after, which count if {ENOUGH} or more.")
         names = [*TORCH, *(server.name for server in found), *(f"ours {isa}" for isa in slower)]
         print(title(names))
         for layer in dict.fromkeys(replace(layer, n=1) for _, layer in chosen):

@@ -1,6 +1,6 @@
 """`python -m bench.threads`: the convolutions of ResNet-18 from words to words by one thread and by all, in turn.
 
-Also says how far two processes slow each other down that multiply in registers alone: what the machine can give at most.
+Also the work of as many processes that only multiply in registers: what the machine can give at most.
 """
 
 import argparse

@@ -145,7 +145,17 @@ def class_balanced(
     n = _counts(logits, counts)
     _check_labels("class_balanced", logits, labels)
     z = _at_least_float32(logits)
-    return F.cross_entropy(z, labels, weight=_effective_weights("class_balanced", n, beta).to(z))
+    return F.cross_entropy(z, labels, weight=class_weights(n, beta).to(z))
+
+
+def class_weights(counts: Tensor, beta: float = EFFECTIVE_BETA) -> Tensor:
+    """The weights of `class_balanced` up to a factor, 1 / (1 - beta^n): counts n [K] floating point -> [K].
+
+    ValueError: beta outside [0, 1). By expm1, since 1 - 0.9999 has few digits left in float32.
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f"class weights: beta: expected a number in [0, 1), got {beta}")
+    return 1 / -(counts * (math.log(beta) if beta else -math.inf)).expm1()
 
 
 def ldam(
@@ -177,7 +187,7 @@ def ldam(
     z = _at_least_float32(logits)
     margin = (max_margin * (n.min() / n) ** 0.25).to(z)[labels]
     z = z.scatter_add(1, labels[:, None], -scale * margin[:, None])
-    return F.cross_entropy(z, labels, weight=_effective_weights("ldam", n, beta).to(z))
+    return F.cross_entropy(z, labels, weight=class_weights(n, beta).to(z))
 
 
 def label_over_smoothing(logits: Tensor, labels: Tensor, smoothing: float = 0.98) -> Tensor:
@@ -250,13 +260,6 @@ def _check_logits(logits: Tensor) -> None:
 def _check_labels(loss: str, logits: Tensor, labels: Tensor) -> None:
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"{loss}: labels: expected shape {list(logits.shape[:1])}, got {list(labels.shape)}")
-
-
-def _effective_weights(loss: str, n: Tensor, beta: float) -> Tensor:
-    """1 / (1 - beta^n) [K]; by expm1, since 1 - 0.9999 has few digits left in float32."""
-    if not 0 <= beta < 1:
-        raise ValueError(f"{loss}: beta: expected a number in [0, 1), got {beta}")
-    return 1 / -(n * (math.log(beta) if beta else -math.inf)).expm1()
 
 
 def _same_shape(loss: str, student: Tensor, teacher: Tensor, advice: str) -> None:

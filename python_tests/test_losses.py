@@ -118,6 +118,53 @@ def test_silenced_logits_get_no_gradient_and_the_rest_stays_finite():
     assert (weights.diagonal() == 1).all()
 
 
+def slow_weighted_mean(rows, labels, beta):
+    """Rows of logits, margins applied: weighted cross-entropy, an image at a time."""
+    total = weights = 0.0
+    for z, y in zip(rows, labels.tolist(), strict=True):
+        w = (1 - beta) / (1 - beta ** COUNTS[y].item())
+        total += w * (math.log(sum(math.exp(v - max(z)) for v in z)) + max(z) - z[y])
+        weights += w
+    return total / weights
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.9999])
+def test_class_balanced_and_ldam_equal_a_loop(beta):
+    logits, labels = batch()
+    loss = losses.class_balanced(logits, labels, COUNTS, beta)
+    assert loss.item() == pytest.approx(slow_weighted_mean(logits.tolist(), labels, beta))
+    rows = logits.tolist()
+    for z, y in zip(rows, labels.tolist(), strict=True):
+        z[y] -= 10 * 0.4 * (2 / COUNTS[y].item()) ** 0.25
+    loss = losses.ldam(logits, labels, COUNTS, max_margin=0.4, scale=10.0, beta=beta)
+    assert loss.item() == pytest.approx(slow_weighted_mean(rows, labels, beta))
+
+
+def test_without_weights_and_margins_they_are_cross_entropy():
+    logits, labels = batch()
+    expected = F.cross_entropy(logits, labels)
+    torch.testing.assert_close(losses.class_balanced(logits, labels, COUNTS, 0.0), expected)
+    torch.testing.assert_close(losses.ldam(logits, labels, COUNTS, max_margin=0.0), expected)
+    torch.testing.assert_close(losses.label_over_smoothing(logits, labels, 0.0), expected)
+
+
+def test_class_weights_keep_their_digits_in_float32():
+    n = torch.tensor([1.0, 2.0, 1000.0])
+    expected = torch.tensor([1 / (1 - 0.9999**k) for k in (1, 2, 1000)])
+    torch.testing.assert_close(losses.class_weights(n), expected, rtol=1e-6, atol=0)
+
+
+def test_label_over_smoothing_equals_a_loop_and_ends_at_one_gap_for_every_class():
+    logits, labels = batch()
+    total = 0.0
+    for z, y in zip(logits.log_softmax(1).tolist(), labels.tolist(), strict=True):
+        total -= sum((0.03 / 5 + (0.97 if k == y else 0)) * v for k, v in enumerate(z))
+    assert losses.label_over_smoothing(logits, labels, 0.03).item() == pytest.approx(total / 12)
+    z = (math.log(1 + 5 * 0.02 / 0.98) * torch.eye(5, dtype=torch.float64)).requires_grad_()
+    loss = losses.label_over_smoothing(z, torch.arange(5))
+    assert torch.autograd.grad(loss, z)[0].abs().max() < 1e-12
+
+
 def test_kl_distillation_equals_the_formula():
     student, _ = batch(0)
     teacher, _ = batch(1)
@@ -157,6 +204,8 @@ def test_gradients():
     assert gradcheck(lambda z: losses.label_aware_smoothing(z, labels, COUNTS), logits)
     weights = losses.neighbor_weights(NEAR, dtype=torch.float64)
     assert gradcheck(lambda z: losses.neighbor_silencing(z, labels, COUNTS, weights), logits)
+    assert gradcheck(lambda z: losses.class_balanced(z, labels, COUNTS), logits)
+    assert gradcheck(lambda z: losses.ldam(z, labels, COUNTS, beta=0.9999), logits)
     assert gradcheck(lambda z: losses.kl_distillation(z, other, 2.0), logits)
     assert gradcheck(lambda z: losses.feature_cosine(z, other), logits)
 
@@ -169,6 +218,9 @@ def test_half_precision_is_computed_in_float32(dtype):
         lambda x: losses.balanced_softmax(x, labels, COUNTS),
         lambda x: losses.label_aware_smoothing(x, labels, COUNTS),
         lambda x: losses.neighbor_silencing(x, labels, COUNTS, losses.neighbor_weights(NEAR)),
+        lambda x: losses.class_balanced(x, labels, COUNTS),
+        lambda x: losses.ldam(x, labels, COUNTS),
+        lambda x: losses.label_over_smoothing(x, labels),
         lambda x: losses.kl_distillation(x, x.flip(0), 2.0),
         lambda x: losses.feature_cosine(x, x.flip(0)),
     ):
@@ -184,6 +236,8 @@ def test_no_look_at_values_on_a_device():
     assert losses.label_aware_smoothing(logits, labels, counts).shape == ()
     weights = losses.neighbor_weights(NEAR.to("meta"))
     assert losses.neighbor_silencing(logits, labels, counts, weights).shape == ()
+    assert losses.class_balanced(logits, labels, counts).shape == ()
+    assert losses.ldam(logits, labels, counts, beta=0.9999).shape == ()
     with pytest.raises(ValueError, match="class counts: expected shape"):
         losses.balanced_softmax(logits, labels, counts[:3])
 
@@ -214,6 +268,14 @@ Z, Y = batch()
             lambda: losses.neighbor_silencing(Z, Y, COUNTS, torch.ones(5, 5), mixture=(Y, torch.ones(3))),
             r"neighbor_silencing: shares: expected shape \[12\], got \[3\]",
         ),
+        (lambda: losses.class_balanced(Z, Y[:3], COUNTS), r"class_balanced: labels: expected shape \[12\]"),
+        (lambda: losses.class_balanced(Z, Y, COUNTS, 1.0), r"beta: expected a number in \[0, 1\), got 1.0"),
+        (lambda: losses.ldam(Z, F.one_hot(Y, 5).double(), COUNTS), r"ldam: labels: expected shape \[12\]"),
+        (lambda: losses.ldam(Z, Y, COUNTS, scale=0.0), "scale above 0, got max_margin=0.5, scale=0.0"),
+        (lambda: losses.ldam(Z, Y, COUNTS, max_margin=-1.0), "max_margin of 0 or more.*max_margin=-1.0"),
+        (lambda: losses.label_over_smoothing(Z, Y, 1.0), r"smoothing: expected a number in \[0, 1\), got 1.0"),
+        (lambda: losses.label_over_smoothing(Z[0], Y), r"logits: expected shape \[N, K\], got \[5\]"),
+        (lambda: losses.label_over_smoothing(Z, Y[:3]), r"label_over_smoothing: labels: expected shape \[12\]"),
         (lambda: losses.kl_distillation(Z, Z[:, :3], 1.0), r"kl_distillation: .*\[12, 5\].*\[12, 3\].*same classes"),
         (lambda: losses.kl_distillation(Z, Z, 0.0), "temperature: expected a number above 0, got 0"),
         (lambda: losses.feature_cosine(Z, Z[:, :3]), "feature_cosine: .*project the student"),

@@ -95,6 +95,58 @@ def test_prior2posterior_bounds_a_class_that_is_never_predicted():
     assert offsets[2].item() == pytest.approx(torch.tensor(1e8 / 4).log().item(), rel=1e-4)
 
 
+def test_prior2posterior_weights_are_repetitions():
+    logits, _ = calibration_set(images=40)
+    times = torch.arange(40) % 4
+    weighted = posthoc.prior2posterior(logits, weights=times)
+    torch.testing.assert_close(weighted, posthoc.prior2posterior(logits.repeat_interleave(times, dim=0)))
+    torch.testing.assert_close(posthoc.prior2posterior(logits, weights=7.0 * times), weighted)
+
+
+def test_learned_prior_is_the_one_the_model_brought_along():
+    """p(y | x) = softmax(z), labels of class shares f; a model that says softmax(z + log r) has the prior f r."""
+    logits, labels = calibration_set(images=40000)
+    r, f = torch.arange(1, 9).double().square(), labels.bincount(minlength=8) / len(labels)
+    found = posthoc.learned_prior(logits + r.log(), labels)
+    torch.testing.assert_close(found, (f * r / (f * r).sum()).float(), rtol=0.1, atol=0)
+    shift = torch.randn(40000, 1, dtype=torch.float64)
+    torch.testing.assert_close(posthoc.learned_prior(logits + r.log() + shift, labels), found)
+
+
+def test_learned_prior_is_a_minimum():
+    """A slow search finds the same: gradient descent over the simplex by softmax parameters."""
+    logits, labels = calibration_set(images=400, classes=4)
+    logits = logits + torch.tensor([2.0, 0.0, -1.0, 0.5])
+    frequency = labels.bincount(minlength=4) / 400
+    a = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    for _ in range(1000):
+        loss = F.cross_entropy(logits + frequency.log() - a.log_softmax(0), labels)
+        a.data -= torch.autograd.grad(loss, a)[0]
+    found = posthoc.learned_prior(logits, labels)
+    torch.testing.assert_close(found, a.detach().softmax(0).float(), rtol=1e-4, atol=0)
+    assert found.sum().item() == pytest.approx(1)
+
+
+def test_generalized_logit_adjustment_combines_what_each_model_knows():
+    """Two views of a label, each read by a model of its own prior: the sum of the corrected logits is Bayes' rule."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(999) % 3
+    views = [
+        F.one_hot(labels, 3) * 1.5 + torch.randn(999, 3, generator=generator, dtype=torch.float64) for _ in range(2)
+    ]
+    exact = [1.5 * x for x in views]  # log p(x | y) up to a constant
+    counts, prior = torch.tensor([80, 15, 5]), torch.tensor([0.6, 0.3, 0.1])
+    tuned, zero_shot = exact[0] + (counts / 100).log(), exact[1] + prior.log()
+    both = posthoc.generalized_logit_adjustment(tuned, zero_shot, prior, counts)
+    torch.testing.assert_close(both.log_softmax(1), (exact[0] + exact[1]).log_softmax(1))
+    free = posthoc.generalized_logit_adjustment(exact[0], zero_shot, prior)
+    torch.testing.assert_close(free.log_softmax(1), both.log_softmax(1))
+    estimated = posthoc.learned_prior(zero_shot, labels)
+    torch.testing.assert_close(estimated, prior, rtol=0.1, atol=0.01)
+    accuracy = [metrics.accuracy(z, labels) for z in (tuned, zero_shot, tuned + zero_shot, both)]
+    assert accuracy[3] > max(accuracy[:3]) + 3
+
+
 def test_apply():
     logits, offsets = torch.randn(5, 3), torch.tensor([0.0, 1.0, -1.0])
     torch.testing.assert_close(posthoc.apply(logits), logits)
@@ -225,6 +277,22 @@ EVERY = torch.arange(20) % 8
         (lambda: posthoc.fit_tau(Z, Z[:, :3], Y), r"features: expected shape \[N, 8\], got \[20, 3\]"),
         (lambda: posthoc.fit_tau(Z[:8], Z, Y[:3]), "labels: expected integers of shape"),
         (lambda: posthoc.fit_tau(Z[:8], Z, Y, taus=()), "taus: expected at least one"),
+        (lambda: posthoc.prior2posterior(Z, weights=torch.ones(3)), r"weights: expected 20 numbers.*got shape \[3\]"),
+        (lambda: posthoc.prior2posterior(Z, weights=torch.zeros(20)), "weights: expected 20 numbers .* not all 0"),
+        (lambda: posthoc.learned_prior(Z, EVERY.clamp_max(6)), "labels: class 7 has no image"),
+        (lambda: posthoc.learned_prior(Z.masked_fill(Z > 5, -torch.inf), EVERY), "got -inf; no offset"),
+        (
+            lambda: posthoc.generalized_logit_adjustment(Z, Z[:3], torch.ones(8)),
+            r"zero_shot: .* got \[3, 8\] and \[8\]",
+        ),
+        (
+            lambda: posthoc.generalized_logit_adjustment(Z, Z, torch.zeros(8)),
+            "zero_shot: .* a prior of 8 numbers above 0",
+        ),
+        (
+            lambda: posthoc.generalized_logit_adjustment(Z, Z, torch.ones(8), [1, 2]),
+            r"class counts: expected shape \[8\]",
+        ),
         (lambda: posthoc.apply(Z, temperature=0.0), "temperature: expected a number above 0"),
         (lambda: posthoc.apply(Z, offsets=torch.ones(3)), r"offsets: expected shape \[8\], got \[3\]"),
     ],

@@ -55,7 +55,7 @@ def build(
 
 
 def _head(in_features: int, out_features: int, kind: str = "two_stage", **arguments: Any) -> nn.Module:
-    kinds = {"two_stage": two_stage_head, "cosine": CosineLinear}
+    kinds: dict[str, Any] = {"two_stage": two_stage_head, "cosine": CosineLinear}
     if kind not in kinds:
         raise ValueError(f"head: kind {kind!r} is unknown, expected one of {list(kinds)}")
     return kinds[kind](in_features, out_features, **arguments)

@@ -37,7 +37,7 @@ TRAINED_WITH = {
     "crt": {"loss": "ce", "sampler": "class_balanced"},
     "lws": {"loss": "ce", "sampler": "class_balanced"},
     "tau": {},
-    "lort": {"loss": "label_over_smoothing"},
+    "lort": {"loss": "label_over_smoothing", "sampler": "instance"},
 }
 
 
@@ -90,7 +90,7 @@ def run(config: Config) -> Result:
     source.to(session.device.torch_device)
     val, test, counts = session.data.splits["val"], session.data.splits["test"], session.data.class_counts
 
-    network, name = copy.deepcopy(source), config.method
+    network, name = copy.deepcopy(source), str(config.method)
     if config.method == "tau":
         require(val is not test, "from", "a run whose validation split is not its test split", config.from_run)
         tau = posthoc.fit_tau(source.classifier.weight, *_report.outputs(session, source.features, val))

@@ -86,7 +86,7 @@ def run(config: Config) -> Result:
     head = {"latent_features": config.latent_features}
     if config.variational:
         head |= {"samples": config.samples, "seed": config.sampling_seed}
-    session = begin_from("vtst", config, origin, wanted, head)
+    session = begin_from("vtst", config, origin, wanted, head, sampler="instance")
     source.to(session.device.torch_device)
     inputs = cache(
         partial(fixed_inputs, session, source, config.views, config.seed)

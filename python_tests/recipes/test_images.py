@@ -44,6 +44,30 @@ def test_mixing_depends_on_the_image_not_on_the_batch(session):
     torch.testing.assert_close(shares @ torch.arange(8.0), brightness)
 
 
+def test_cutmix_pastes_a_square_and_labels_it_by_its_pixels(session):
+    images, data = TrainingImages(session, seed=0, size=16, mix="cutmix"), session.data
+    index = list(range(60))
+    batch = {**data.splits["train"].__getitems__(index), "epoch": 2}
+    mixed, shares = images(batch), images.labels(batch, 8)
+    alone = {**data.splits["train"].__getitems__([4]), "epoch": 2}
+    assert torch.equal(mixed[4:5], images(alone)) and torch.equal(shares[4:5], images.labels(alone, 8))
+    assert not torch.equal(mixed[4:5], images({**alone, "epoch": 3}))
+
+    kept, other = images._mixture(batch["index"], 2)
+    own = images.augmented(batch["image"], batch["index"], 2)
+    partner = images.augmented(data.splits["train"].images(other), other, 2)
+    for number in index:
+        inside = kept[number, 0] == 0
+        rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
+        assert int(inside.sum()) == len(rows) * len(columns), "a rectangle"
+        assert torch.equal(mixed[number], torch.where(inside, partner[number], own[number]))
+        expected = torch.zeros(8)
+        expected[batch["label"][number]] += 1 - inside.float().mean()
+        expected[data.splits["train"].labels[other[number]]] += inside.float().mean()
+        torch.testing.assert_close(shares[number], expected)
+    assert 0.2 < 1 - kept.mean() < 0.5  # 1/2 if nothing were cut off at the edges
+
+
 def test_source_images_follow_from_seed_epoch_and_index(session, few_source_images):
     images = TrainingImages(session, seed=0, size=16, mix="mixup")
     assert len(WithSource(session, images, 1).source.dataset) == 57  # but the 3 held out

@@ -1,9 +1,12 @@
 import json
+import math
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from bnn import metrics, posthoc
+from bnn.cli import main
 from bnn.recipes import p2p, plain, vtst
 from bnn.recipes._session import load_data
 from bnn.training.predict import predict
@@ -48,19 +51,84 @@ def test_strength_0_changes_nothing(student, tmp_path):
     assert result.rows[1]["nll"] == pytest.approx(result.rows[0]["nll"])
 
 
-def test_a_balanced_reference_is_weighted_to_the_class_frequencies():
-    counts = torch.tensor([6, 3, 1])
-    labels = torch.tensor([0, 0, 1, 1, 2, 2])
-    logits = torch.randn(6, 3)
-    rows = p2p.as_in_training(logits, labels, counts)
-    assert len(rows) == 20  # 2 images a class, repeated 6, 3 and 1 times
-    weighted = sum(counts[y] / counts.sum() * logits[labels == y].softmax(1).mean(0) for y in range(3))
-    assert torch.allclose(rows.softmax(1).mean(0), weighted, atol=1e-6)
+def mean_of_classes(folder, split, often):
+    """Offsets from the mean over classes, as frequent as `often` says, of the mean softmax over a class's images."""
+    data = load_data(read_config(folder))
+    logits, labels = predict(load_model(folder), data.splits[split], data.preprocess.normalize)
+    often = torch.as_tensor(often).double()
+    p = sum(often[y] / often.sum() * logits[labels == y].double().softmax(1).mean(0) for y in range(8))
+    return (-p.log() - math.log(8)).tolist()
 
 
-def test_the_validation_split_can_be_the_reference(student, tmp_path):
+def test_the_validation_split_can_be_the_reference(student, tmp_path, no_plots):
     result = p2p.run(p2p.Config(from_run=str(student), reference="val", device="cpu", out=tmp_path / "run"))
     assert result.rows[1]["name"] == "p2p, case 1"
+    expected = mean_of_classes(student, "val", read_config(student)["class_counts"])
+    assert json.loads((result.folder / "posthoc.json").read_text())["logit_offsets"] == pytest.approx(
+        expected, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("change", [{"sampler": "class_balanced"}, {"loss": "class_balanced"}])
+def test_a_reference_is_weighted_as_the_training_loss_saw_it(tiny, tmp_path, no_plots, change):
+    origin = plain.run(plain.Config(**tiny, **change, out=tmp_path / "run")).folder
+    result = p2p.run(p2p.Config(from_run=str(origin), device="cpu"))
+    assert len(result.rows) == 2, "its controls are published for plain cross-entropy"
+    expected = mean_of_classes(origin, "train", [1] * 8)
+    found = json.loads((result.folder / "posthoc.json").read_text())["logit_offsets"]
+    assert found == pytest.approx(expected, abs=2e-3)  # the weights are 1/n but for n/20000
+    counts = torch.tensor([40, 10])
+    never = p2p.seen({"loss": "class_balanced", "reweight_from": 1.0}, counts)
+    assert torch.equal(never, counts.double())
+
+
+def zero_shot_file(path, data, classes=None, **tensors):
+    """Logits of a rough but honest second model: nearest mean of the validation images, under a prior of its own."""
+    split = {name: data.splits[name] for name in ("val", "test")}
+    x = {name: images.images(range(len(images))).flatten(1).float() / 255 for name, images in split.items()}
+    means = torch.stack([x["val"][split["val"].labels == y].mean(0) for y in range(8)])
+    logits = {name: -torch.cdist(v, means) + torch.arange(8.0) for name, v in x.items()} | tensors
+    logits = {name: value for name, value in logits.items() if value is not None}
+    save_file(logits, path, {"classes": json.dumps(list(data.classes) if classes is None else classes)})
+    return logits
+
+
+def test_gla_adds_the_logits_of_a_zero_shot_model(student, tmp_path, capsys, no_plots):
+    data = load_data(read_config(student))
+    logits = zero_shot_file(tmp_path / "zero-shot.safetensors", data)
+    command = ["train", "p2p", "--from", str(student), "--device", "cpu", "--out", str(tmp_path / "run"), "--json"]
+    assert main([*command, "--zero-shot", str(tmp_path / "zero-shot.safetensors")]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    own, labels = predict(load_model(student), data.splits["test"], data.preprocess.normalize)
+    prior = posthoc.learned_prior(logits["val"], data.splits["val"].labels)
+    both = own - (data.class_counts / data.class_counts.sum()).log() + logits["test"] - prior.log()
+    assert rows["zero-shot"]["nll"] == pytest.approx(metrics.evaluate(logits["test"], labels, data.class_counts)["nll"])
+    found, expected = rows["GLA: with the zero-shot model"], metrics.evaluate(both, labels, data.class_counts)
+    assert found["mean"] == pytest.approx(expected["mean"]) and found["nll"] == pytest.approx(expected["nll"], rel=1e-5)
+    assert "zero-shot" not in json.loads((tmp_path / "run" / "posthoc.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"classes": ["a"]}, "--zero-shot: expected the classes of the run, in order"),
+        ({"test": None}, "--zero-shot: expected the tensors val and test; got"),
+        ({"test": torch.randn(5, 7)}, "--zero-shot: expected 8 columns of test; got 7"),
+        ({"test": torch.randn(5, 8)}, "--zero-shot: expected 240 rows of test; got 5"),
+        ({"val": torch.full((96, 8), torch.nan)}, "logits: 96 of 96 rows hold NaN"),
+        ("cut", "--zero-shot .*: not a safetensors file"),
+        ("gone", "--zero-shot .*: no such file"),
+    ],
+)
+def test_wrong_files_of_logits_are_named(student, tmp_path, change, message):
+    path = tmp_path / "zero-shot.safetensors"
+    zero_shot_file(path, load_data(read_config(student)), **(change if isinstance(change, dict) else {}))
+    if change == "cut":
+        path.write_bytes(path.read_bytes()[:100])
+    elif change == "gone":
+        path.unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        p2p.run(p2p.Config(from_run=str(student), zero_shot=path, device="cpu", out=tmp_path / "run"))
 
 
 def test_wrong_origins_are_named(student, corrected, tmp_path):

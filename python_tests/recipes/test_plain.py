@@ -7,7 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from bnn import losses, recipes
+from bnn.commands._load import open_target
+from bnn.commands.pack import pack_run
 from bnn.data import Data, Preprocess, TensorImages, fonts
+from bnn.nn import CosineLinear
 from bnn.recipes import p2p, plain
 from bnn.recipes._session import _source_as_data, load_data
 from bnn.training.run import load_model, read_config
@@ -33,19 +36,64 @@ def test_the_run_folder_holds_what_the_contract_says(student):
     assert all(isinstance(row["step"], int) and isinstance(row["epoch"], int) for row in metrics)
 
 
-@pytest.mark.parametrize("name", ["ce", "balanced_softmax", "label_aware_smoothing"])
+@pytest.mark.parametrize(
+    "name", ["ce", "balanced_softmax", "label_aware_smoothing", "class_balanced", "ldam", "label_over_smoothing"]
+)
 def test_losses_by_name(name):
     logits, labels, counts = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([50, 20, 5, 2])
     expected = {
         "ce": F.cross_entropy(logits, labels),
         "balanced_softmax": losses.balanced_softmax(logits, labels, counts),
         "label_aware_smoothing": losses.label_aware_smoothing(logits, labels, counts),
+        "class_balanced": losses.class_balanced(logits, labels, counts),
+        "ldam": losses.ldam(logits, labels, counts, scale=5.0, beta=0.9999),
+        "label_over_smoothing": losses.label_over_smoothing(logits, labels),
     }
-    assert plain.make_loss(name, counts)(logits, labels) == expected[name]
+    assert plain.make_loss(name, counts, scale=5.0)(logits, labels) == expected[name]
+    unweighted = {"class_balanced": expected["ce"], "ldam": losses.ldam(logits, labels, counts, scale=5.0)}
+    torch.testing.assert_close(
+        plain.make_loss(name, counts, weighted=False, scale=5.0)(logits, labels), unweighted.get(name, expected[name])
+    )
+
+
+@pytest.fixture(scope="module")
+def ldam(tiny, tmp_path_factory):
+    """Run folder: cosine head, LDAM, weights in the last of two epochs."""
+    folder = tmp_path_factory.mktemp("ldam") / "run"
+    config = {**tiny, "epochs": 2, "loss": "ldam", "head": "cosine", "cosine_scale": 10.0, "reweight_from": 0.5}
+    plain.run(plain.Config(**config, out=folder))
+    return folder
+
+
+def test_weights_set_in_when_they_are_told_to(tiny, ldam, tmp_path, no_plots):
+    def epochs(folder):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [[row["loss"] for row in lines if row["split"] == "train" and row["epoch"] == e] for e in (0, 1)]
+
+    config = {**tiny, "epochs": 2, "loss": "ldam", "head": "cosine", "cosine_scale": 10.0}
+    never = epochs(plain.run(plain.Config(**config, reweight_from=1.0, out=tmp_path / "never")).folder)
+    assert epochs(ldam)[0] == never[0] and epochs(ldam)[1] != never[1]
+
+
+def test_a_cosine_head_goes_all_the_way(tiny, ldam, tmp_path, no_plots):
+    """p2p, pack, eval and a body for another run, as with a linear head."""
+    network = read_config(ldam)["network"]
+    assert network["head"] == {"kind": "cosine", "scale": 10.0, "learned": False}
+    model = load_model(ldam)
+    assert isinstance(model.classifier, CosineLinear) and model.classifier.log_scale.exp().item() == pytest.approx(10)
+    corrected = p2p.run(p2p.Config(from_run=str(ldam), device="cpu", out=tmp_path / "p2p"))
+    assert [row["name"] for row in corrected.rows] == ["before", "p2p, case 1"]  # it saw the classes balanced
+    facts = pack_run(open_target(str(corrected.folder)), tmp_path / "file.safetensors")
+    assert facts["flips"] == 0 and facts["largest_logit_difference"] < 1e-3
+    assert facts["before"]["ece"] == pytest.approx(corrected.rows[1]["ece"], abs=1e-3)
+    linear = plain.run(plain.Config(**{**tiny, "lr": 1e-30}, from_run=str(ldam), out=tmp_path / "linear")).folder
+    state = load_model(linear).state_dict()
+    assert torch.equal(state["body.0.weight"], model.state_dict()["body.0.weight"])
+    assert not torch.equal(state["classifier.weight"], model.classifier.weight), "a linear classifier of its own"
 
 
 def test_balanced_softmax_and_class_balanced_sampling_train(tiny, tmp_path):
-    config = plain.Config(**tiny, loss="balanced_softmax", sampler="class_balanced", mixup=True, out=tmp_path / "run")
+    config = plain.Config(**tiny, loss="balanced_softmax", sampler="class_balanced", mix="cutmix", out=tmp_path / "run")
     assert plain.run(config).rows[0]["name"] == "reactnet_tiny, balanced_softmax"
 
 
@@ -86,7 +134,18 @@ def test_the_source_split_becomes_a_data_set_with_a_held_out_part():
         ({"lr": -1.0}, "--lr: expected a number above 0; got -1.0"),
         ({"data": "cifar", "num_classes": None}, "data: expected one of glyphs, digits, folder:PATH; got 'cifar'"),
         ({"data": "digits", "num_classes": None, "split": "source"}, "--split: .* only glyphs has a source"),
-        ({"loss": "label_aware_smoothing", "mixup": True}, "--loss: expected ce or balanced_softmax with --mixup"),
+        ({"loss": "label_aware_smoothing", "mix": "mixup"}, "--loss: expected ce or balanced_softmax with --mix mixup"),
+        (
+            {"loss": "ldam", "head": "cosine", "mix": "cutmix"},
+            "--loss: expected ce or balanced_softmax with --mix cutmix",
+        ),
+        ({"loss": "ldam"}, "--head: expected cosine with --loss ldam; got 'linear'"),
+        ({"loss": "ldam", "head": "cosine", "learn_scale": True}, "--learn-scale: .* got 'ldam'"),
+        ({"learn_scale": True}, "--learn-scale: expected the cosine head.* got 'linear'"),
+        ({"cosine_scale": 9.0}, "--cosine-scale: expected none with --head linear; got 9.0"),
+        ({"head": "cosine", "cosine_scale": 0.0}, "--cosine-scale: expected a number above 0"),
+        ({"reweight_from": 0.5}, "--reweight-from: expected none with --loss ce; got 0.5"),
+        ({"loss": "class_balanced", "reweight_from": 1.5}, "--reweight-from: expected 0 to 1; got 1.5"),
         ({"from_run": "nowhere"}, "nowhere is not a run folder"),
     ],
 )
