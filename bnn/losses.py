@@ -1,4 +1,4 @@
-"""Losses for long-tailed training and distillation. Every one returns a scalar, the mean over the batch.
+"""Losses for long-tailed training and distillation. Every loss returns a scalar, the mean over the batch.
 
 Half-precision inputs are computed in float32. N images, K classes, D features; pi = counts / sum(counts).
 """
@@ -140,7 +140,7 @@ def class_balanced(
     cross-entropy, towards 1 w_k becomes 1 / n_k. The mean is a weighted one (the factor of w drops out), over the
     images of this process where there are several. Equals F.cross_entropy(logits, labels, weight=w).
     ValueError: shapes, range, counts as in `balanced_softmax`.
-    Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, eq. 2 and 4.
+    Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019.
     """
     n = _counts(logits, counts)
     _check_labels("class_balanced", logits, labels)
@@ -175,8 +175,8 @@ def ldam(
     smallest class; scale above 0; beta: weights w as in `class_balanced`, 0: none. DRW is beta = 0 for most of the
     training and 0.9999 afterwards. Predict with the raw z. ValueError: shapes, ranges, counts as in `balanced_softmax`.
     Equals F.cross_entropy(scale * (cosines - F.one_hot(labels, K) * m), labels, weight=w).
-    Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, eq. 12
-    and 13; 0.5, 30 and the weighted mean are its authors' code's.
+    Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019; 0.5,
+    30 and the weighted mean are its authors' code's.
     """
     n = _counts(logits, counts)
     _check_labels("ldam", logits, labels)

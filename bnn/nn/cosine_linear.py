@@ -24,7 +24,7 @@ class CosineLinear(nn.Module):
         ValueError: an argument out of range.
 
     Equals scale * F.linear(F.normalize(h), F.normalize(weight)).
-    Source: Gidaris and Komodakis, CVPR 2018, section 3.2 (learned s); LDAM's authors' code (fixed s).
+    Source: Gidaris and Komodakis, CVPR 2018 (learned s); LDAM's authors' code (fixed s).
     """
 
     FIELDS = ("in_features", "out_features")

@@ -82,6 +82,11 @@ def test_a_reference_is_weighted_as_the_training_loss_saw_it(tiny, tmp_path, no_
     assert torch.equal(never, counts.double())
 
 
+@pytest.fixture(scope="module")
+def data(student):
+    return load_data(read_config(student))
+
+
 def zero_shot_file(path, data, classes=None, **tensors):
     """Logits of a rough but honest second model: nearest mean of the validation images, under a prior of its own."""
     split = {name: data.splits[name] for name in ("val", "test")}
@@ -93,8 +98,7 @@ def zero_shot_file(path, data, classes=None, **tensors):
     return logits
 
 
-def test_gla_adds_the_logits_of_a_zero_shot_model(student, tmp_path, capsys, no_plots):
-    data = load_data(read_config(student))
+def test_gla_adds_the_logits_of_a_zero_shot_model(student, data, tmp_path, capsys, no_plots):
     logits = zero_shot_file(tmp_path / "zero-shot.safetensors", data)
     command = ["train", "p2p", "--from", str(student), "--device", "cpu", "--out", str(tmp_path / "run"), "--json"]
     assert main([*command, "--zero-shot", str(tmp_path / "zero-shot.safetensors")]) == 0
@@ -120,9 +124,9 @@ def test_gla_adds_the_logits_of_a_zero_shot_model(student, tmp_path, capsys, no_
         ("gone", "--zero-shot .*: no such file"),
     ],
 )
-def test_wrong_files_of_logits_are_named(student, tmp_path, change, message):
+def test_wrong_files_of_logits_are_named(student, data, tmp_path, change, message):
     path = tmp_path / "zero-shot.safetensors"
-    zero_shot_file(path, load_data(read_config(student)), **(change if isinstance(change, dict) else {}))
+    zero_shot_file(path, data, **(change if isinstance(change, dict) else {}))
     if change == "cut":
         path.write_bytes(path.read_bytes()[:100])
     elif change == "gone":

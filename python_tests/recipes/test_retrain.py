@@ -10,7 +10,7 @@ from bnn.cli import main
 from bnn.recipes import p2p, plain, retrain, vtst
 from bnn.recipes._session import load_data
 from bnn.training.predict import predict
-from bnn.training.run import load_model, read_config
+from bnn.training.run import Run, load_model, read_config
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 QUICK = {"views": 1, "steps": 12, "batch_size": 64, "device": "cpu"}
@@ -60,7 +60,7 @@ def test_lws_only_rescales_the_rows(student, trained):
 
 
 def test_crt_sees_classes_equally_often_and_lort_smooths(student, monkeypatch, tmp_path):
-    """What the loss is given, and that a run stopped before its last step ends as if it had not been."""
+    """What the loss is given."""
     seen = []
 
     def cross_entropy(logits, labels, **smoothing):
@@ -81,20 +81,18 @@ def test_crt_sees_classes_equally_often_and_lort_smooths(student, monkeypatch, t
 
 def test_resume_continues_where_it_stopped(student, trained, tmp_path, monkeypatch):
     config = {**QUICK, "from_run": str(student), "method": "crt"}
-    save = retrain.fit.__globals__["Run"].save_state
+    save = Run.save_state
 
     def stop(run, phase, state):
         save(run, phase, state)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(retrain.fit.__globals__["Run"], "save_state", stop)
+        patch.setattr(Run, "save_state", stop)
         with pytest.raises(KeyboardInterrupt):
             retrain.run(retrain.Config(**config, out=tmp_path / "run"))
     resumed = retrain.run(retrain.Config(**config, resume=True, out=tmp_path / "run"))
     assert resumed.rows == rows(trained / "crt")
-    again = retrain.run(retrain.Config(**config, resume=True, out=tmp_path / "run"))
-    assert again.rows == resumed.rows
 
 
 def test_what_follows_knows_how_the_classifier_was_trained(student, trained, tmp_path, capsys):
