@@ -161,7 +161,10 @@ def test_info_says_why_the_extension_is_missing(monkeypatch, capsys):
     [
         ("tarin", "unknown verb 'tarin', expected one of demo, train, eval, pack, predict, curate, info, bench"),
         ("train plian", "recipe: expected one of plain, candle, vtst, ke, granularity, retrain, p2p; got 'plian'"),
-        ("train plain --data mnist", "data: expected one of glyphs, digits, folder:PATH; got 'mnist'"),
+        (
+            "train plain --data mnist",
+            "data: expected one of glyphs, digits, folder:PATH, torchvision:NAME, lists:DIR, hf:NAME; got 'mnist'",
+        ),
         ("train plain --data folder:nowhere", "nowhere"),
         ("train plain --model lenet", "--model: expected one of reactnet_tiny, reactnet18"),
         ("train plain --epoch 3", "bnn train plain has no flag --epoch (did you mean --epochs?); it has --out"),

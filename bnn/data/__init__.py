@@ -1,9 +1,12 @@
-"""Data sets: built-in ones that need no download, folders of pictures, and long tails over any of them."""
+"""Data sets: built-in ones, folders and lists of pictures, those of torchvision and the hub; long tails over any."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -12,7 +15,11 @@ from bnn.data.images import FolderImages, Images, Preprocess, TensorImages, augm
 
 __all__ = ["Data", "FolderImages", "Images", "Preprocess", "TensorImages", "augment", "collate", "load", "longtail"]
 
-NAMES = ("glyphs", "digits", "folder:PATH")
+NAMES = ("glyphs", "digits", "folder:PATH", "torchvision:NAME", "lists:DIR", "hf:NAME")
+ROOT = "~/.cache/bnn"  # where torchvision's data sets lie
+
+if TYPE_CHECKING:
+    from bnn.data.splits import Tail
 
 
 @dataclass(frozen=True)
@@ -44,36 +51,77 @@ def load(
     n_max: int | None = None,
     fonts: str | None = None,
     source: bool = False,
+    data_root: str | Path | None = None,
+    download: bool = False,
 ) -> Data:
-    """The data set `spec`: "glyphs", "digits" or "folder:PATH".
+    """The data set `spec`: "glyphs", "digits", "folder:PATH", "torchvision:NAME", "lists:DIR" or "hf:NAME".
 
-    draw: seed of the classes and their order (glyphs), of the order (digits), of the splits (digits, folder).
+    draw: seed of the classes and their order (glyphs), of the order (digits), of the splits (all but glyphs).
     image_size: pixels, square. num_classes: glyphs only (100). profile: "exponential" or "step".
-    imbalance: largest class over smallest; glyphs, digits 100; a folder keeps its own counts unless it is given.
+    imbalance: largest class over smallest; glyphs, digits 100; the others keep their own counts unless it is given.
     n_max: images of the largest class; glyphs 200, otherwise as many as there are.
     fonts: glyphs only, folder of more .ttf and .otf files to train on. source: glyphs only, adds the split "source".
-    Raises ValueError (FileNotFoundError for a missing folder) that says what to do.
+    data_root: where the files lie: of torchvision (~/.cache/bnn), of the paths in lists (DIR), of the hub (its cache).
+    download: fetch what is not there; torchvision and hf only.
+    Raises ValueError (FileNotFoundError for missing files) that says what to do.
     """
     if image_size < 8:
         raise ValueError(f"image_size: expected at least 8 pixels; got {image_size}")
     kind, _, path = spec.partition(":")
-    only_glyphs = {"num_classes": num_classes, "fonts": fonts, "source": source or None}
-    given = [name for name, value in only_glyphs.items() if value is not None]
-    if kind != "glyphs" and given:
-        raise ValueError(f"{given[0]}: only the data set glyphs has it; leave it out for {spec!r}")
-    if kind == "folder" and path:
-        from bnn.data import folder
-
-        return folder.load(path, draw, image_size, profile, imbalance, n_max)
-    imbalance = 100.0 if imbalance is None else imbalance
-    if spec == "digits":
-        from bnn.data import digits
-
-        return digits.load(draw, image_size, profile, imbalance, n_max)
+    _refuse(
+        "the data set glyphs has", spec, kind == "glyphs", num_classes=num_classes, fonts=fonts, source=source or None
+    )
+    elsewhere = kind in ("torchvision", "lists", "hf")
+    _refuse("the data sets torchvision:, lists: and hf: have", spec, elsewhere, data_root=data_root)
+    _refuse("the data sets torchvision: and hf: have", spec, elsewhere and kind != "lists", download=download or None)
     if spec == "glyphs":
         from bnn.data import glyphs
 
         num_classes, n_max = 100 if num_classes is None else num_classes, 200 if n_max is None else n_max
-        counts = longtail.class_counts(profile, num_classes, n_max, imbalance)
+        counts = longtail.class_counts(profile, num_classes, n_max, 100.0 if imbalance is None else imbalance)
         return glyphs.load(draw, image_size, counts, fonts, source)
-    raise ValueError(f"data: expected one of {', '.join(NAMES)}; got {spec!r}")
+    if spec == "digits":
+        from bnn.data import digits
+
+        return digits.load(draw, image_size, profile, 100.0 if imbalance is None else imbalance, n_max)
+    if kind not in ("folder", "torchvision", "lists", "hf") or not path:
+        raise ValueError(f"data: expected one of {', '.join(NAMES)}; got {spec!r}{_hint(spec)}")
+    if n_max is not None and imbalance is None:
+        raise ValueError(f"n_max: {spec} keeps all its images; give imbalance too to make it long-tailed")
+    from bnn.data.splits import Tail
+
+    return _by_place(kind, path, image_size, Tail(draw, profile, imbalance, n_max), data_root, download)
+
+
+def _by_place(kind: str, path: str, image_size: int, tail: Tail, data_root: str | Path | None, download: bool) -> Data:
+    root = None if data_root is None else Path(data_root).expanduser()
+    if kind == "torchvision":
+        from bnn.data import vision
+
+        return vision.load(path, image_size, tail, root or Path(ROOT).expanduser(), download)
+    if kind == "lists":
+        from bnn.data import lists
+
+        return lists.load(path, image_size, tail, root)
+    if kind == "hf":
+        from bnn.data import hub
+
+        return hub.load(path, image_size, tail, root, download)
+    from bnn.data import folder
+
+    return folder.load(path, image_size, tail)
+
+
+def _refuse(owners: str, spec: str, allowed: bool, **options: object) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given and not allowed:
+        raise ValueError(f"{given[0]}: only {owners} it; leave it out for {spec!r}")
+
+
+def _hint(spec: str) -> str:
+    """The name meant, if it is one of torchvision's without its kind, or a misspelt one of ours."""
+    from bnn.data import vision
+
+    close = difflib.get_close_matches(spec.lower(), [*(name.lower() for name in vision.SETS), "glyphs", "digits"], n=1)
+    known = {name.lower(): f"torchvision:{name}" for name in vision.SETS}
+    return f" (did you mean {known.get(close[0], close[0])}?)" if close else ""

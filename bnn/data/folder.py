@@ -7,17 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from bnn.data import Data, longtail
+from bnn.data import Data
 from bnn.data.hashing import hash64
-from bnn.data.images import FolderImages, Preprocess, decode, require, statistics
+from bnn.data.images import FolderImages, decode, require
+from bnn.data.splits import TEST_SHARE, VAL_SHARE, Tail, finish
 
 SPLITS = ("train", "val", "test")
-VAL_SHARE, TEST_SHARE = 0.1, 0.2
 GREY = ("1", "L", "LA", "La")  # and every mode that begins with "I", 16 and 32 bits
 CLUTTER = ("thumbs.db", "desktop.ini")  # hidden by another system than this one
-STATISTICS_FROM = 256  # images
 
 Classes = dict[str, list[Path]]
 
@@ -118,31 +116,17 @@ def _ready_made(root: Path) -> dict[str, Classes]:
     return splits
 
 
-def _long_tail(labels: Tensor, profile: str, imbalance: float, n_max: int | None, seed: int) -> Tensor:
-    """Indices of a long-tailed part; the class with the most images becomes the largest."""
-    available = torch.bincount(labels)
-    order = torch.argsort(available, descending=True, stable=True)
-    largest = longtail.largest_n_max(profile, available[order], imbalance)
-    if n_max is not None and n_max > largest:
-        raise ValueError(f"n_max: the folder has enough for {largest} at imbalance {imbalance:g}; got {n_max}")
-    counts = torch.empty_like(available)
-    counts[order] = longtail.class_counts(profile, len(available), largest if n_max is None else n_max, imbalance)
-    return longtail.subsample(labels, counts, seed)
-
-
-def load(path: str, draw: int, image_size: int, profile: str, imbalance: float | None, n_max: int | None) -> Data:
+def load(path: str, image_size: int, tail: Tail) -> Data:
     """See `bnn.data.load`. Classes in alphabetical order; every file is checked here, decoded when it is used.
 
     Raises FileNotFoundError or ValueError for a missing directory, fewer than 2 classes, a class with too few images
     (3, or 1 in each of train, val, test), files that are not whole images, an n_max that the classes cannot supply.
     """
-    if n_max is not None and imbalance is None:
-        raise ValueError("n_max: a folder keeps all its images; give imbalance too to make it long-tailed")
     root = Path(path).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"folder: no such directory: {root}")
     present = set(_directories(root))
-    found = _ready_made(root) if present and present <= set(SPLITS) else _cut(root, draw)
+    found = _ready_made(root) if present and present <= set(SPLITS) else _cut(root, tail.draw)
     names = sorted(found["train"])
     mode = _mode([file for classes in found.values() for files in classes.values() for file in files])
     size = (image_size, image_size)
@@ -150,13 +134,7 @@ def load(path: str, draw: int, image_size: int, profile: str, imbalance: float |
     for split, classes in found.items():
         labels = torch.repeat_interleave(torch.tensor([len(classes[name]) for name in names]))
         splits[split] = FolderImages([file for name in names for file in classes[name]], labels, size, mode)
-    train = splits["train"]
-    if imbalance is not None:
-        splits["train"] = train = train.subset(_long_tail(train.labels, profile, imbalance, n_max, draw))
-    sample = torch.linspace(0, len(train) - 1, min(len(train), STATISTICS_FROM)).round().long()
-    preprocess = Preprocess(size, *statistics(train.images(sample)), mode)
-    counts = torch.bincount(train.labels, minlength=len(names))
-    return Data(f"folder:{path}", tuple(names), splits, preprocess, counts, flip=True)
+    return finish(f"folder:{path}", names, splits, size, mode, tail)
 
 
 def only(path: str, names: Sequence[str], size: tuple[int, int], mode: str) -> FolderImages:

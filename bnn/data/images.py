@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,17 +21,22 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _CHANNELS = {"L": 1, "RGB": 3}
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's mode "L"
+CACHE_BYTES = 2**30  # decoded pixels that one `DecodedImages` keeps
+THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes without the interpreter lock
+
+Picture = str | PathLike[str] | BinaryIO
 
 
-def require(module: str) -> Any:
-    """Import a package of the extra `run`, or say what to install."""
+def require(module: str, extra: str = "run") -> Any:
+    """Import a package of an extra, or say what to install."""
     from importlib import import_module
 
     try:
         return import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"built-in data needs {module.split('.')[0]}: pip install 'bnn-torch[run]'", name=module
+            f"this data set needs {module.split('.')[0]}: pip install 'bnn-torch[{extra}]'", name=module
         ) from error
 
 
@@ -83,20 +90,50 @@ class TensorImages(Images):
         return TensorImages(self.tensor[index], self.labels[index])
 
 
-class FolderImages(Images):
+class DecodedImages(Images):
+    """Pictures that are decoded when first asked for; those before position CACHE_BYTES / (C H W) stay in memory.
+
+    size: (H, W); mode: "L" or "RGB". A subclass says how picture i is read.
+    """
+
+    def __init__(self, labels: Tensor, size: tuple[int, int], mode: str) -> None:
+        self.labels, self.size, self.mode = labels.to(torch.int64), size, mode
+        self._shape = (_CHANNELS[mode], *size)
+        self._kept = torch.empty(min(len(labels), CACHE_BYTES // (self._shape[0] * size[0] * size[1])), *self._shape,
+                                 dtype=torch.uint8)  # fmt: skip
+        self._known = torch.zeros(len(self._kept), dtype=torch.bool)
+
+    def read(self, i: int) -> Tensor:
+        """uint8 [C, H, W] of picture i."""
+        raise NotImplementedError
+
+    def images(self, indices: Tensor | Sequence[int]) -> Tensor:
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        out = torch.empty(len(index), *self._shape, dtype=torch.uint8)
+        keeps = index < len(self._kept)
+        ready = keeps.clone()
+        ready[keeps] = self._known[index[keeps]]
+        out[ready] = self._kept[index[ready]]
+        missing = torch.nonzero(~ready).flatten().tolist()
+        with ThreadPoolExecutor(THREADS) as pool:
+            for place, picture in zip(missing, pool.map(self.read, index[missing].tolist()), strict=True):
+                out[place] = picture
+        new = keeps & ~ready
+        self._kept[index[new]], self._known[index[new]] = out[new], True
+        return out
+
+
+class FolderImages(DecodedImages):
     """Image files, decoded when asked for. size: (H, W); mode: "L" or "RGB"."""
 
     def __init__(self, paths: Sequence[str | Path], labels: Tensor, size: tuple[int, int], mode: str) -> None:
         if len(paths) != len(labels):
             raise ValueError(f"FolderImages: {len(paths)} paths but {len(labels)} labels")
-        self.paths, self.size, self.mode = list(paths), size, mode
-        self.labels = labels.to(torch.int64)
+        super().__init__(labels, size, mode)
+        self.paths = list(paths)
 
-    def images(self, indices: Tensor | Sequence[int]) -> Tensor:
-        chosen = torch.as_tensor(indices, dtype=torch.int64).tolist()
-        if not chosen:
-            return torch.empty(0, _CHANNELS[self.mode], *self.size, dtype=torch.uint8)
-        return torch.stack([read_image(self.paths[i], self.size, self.mode) for i in chosen])
+    def read(self, i: int) -> Tensor:
+        return read_image(self.paths[i], self.size, self.mode)
 
     def subset(self, indices: Tensor | Sequence[int]) -> FolderImages:
         index = torch.as_tensor(indices, dtype=torch.int64)
@@ -117,26 +154,41 @@ def _to_mode(image: Image, mode: str) -> Image:
     return image.convert(mode)
 
 
-def decode(path: str | PathLike[str], mode: str) -> Image:
+def decode(source: Picture, mode: str, name: str = "", least: int | None = None) -> Image:
     """The whole picture in mode "L" or "RGB", turned as its EXIF says.
 
+    source: path or open file (then `name` is what an error calls it). least: sides that suffice, in pixels: a JPEG may
+    come out smaller by 2, 4 or 8, but not below twice these, which its decoder does many times faster.
     Raises FileNotFoundError, or ValueError with the path for a file that cannot be decoded.
     """
     pil, ops = require("PIL.Image"), require("PIL.ImageOps")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"image: no such file: {path}")
+    name = name or str(source)
+    if isinstance(source, str | PathLike) and not Path(source).is_file():
+        raise FileNotFoundError(f"image: no such file: {name}")
     try:
-        with pil.open(path) as opened:
+        with pil.open(source) as opened:
+            if least is not None:
+                opened.draft(None, (2 * least, 2 * least))
             return _to_mode(ops.exif_transpose(opened), mode)
     except (OSError, SyntaxError, ValueError, EOFError, pil.DecompressionBombError) as error:
-        raise ValueError(f"image: cannot read {path} ({error}); remove it or save it again") from error
+        raise ValueError(f"image: cannot read {name} ({error}); remove it or save it again") from error
 
 
-def read_image(path: str | PathLike[str], size: tuple[int, int], mode: str) -> Tensor:
+def read_image(source: Picture, size: tuple[int, int], mode: str, name: str = "") -> Tensor:
     """uint8 [C, H, W]: decoded, cut to the aspect ratio of `size` = (H, W) about the middle, resized (bilinear)."""
-    image = decode(path, mode)
+    image = decode(source, mode, name, max(size))
     fitted = require("PIL.ImageOps").fit(image, (size[1], size[0]), method=require("PIL.Image").Resampling.BILINEAR)
     return torch.from_numpy(np.array(fitted)).reshape(*size, _CHANNELS[mode]).permute(2, 0, 1).contiguous()
+
+
+def as_mode(batch: Tensor, mode: str) -> Tensor:
+    """uint8 [B, C, H, W], C 1 or 3, with the channels of `mode`: grey repeated, or 0.299 R + 0.587 G + 0.114 B."""
+    if batch.shape[1] == _CHANNELS[mode]:
+        return batch
+    if mode == "RGB":
+        return batch.expand(-1, 3, -1, -1)
+    weights = torch.tensor(_LUMA, device=batch.device).view(1, 3, 1, 1)
+    return (batch * weights).sum(1, keepdim=True).round().to(torch.uint8)
 
 
 @dataclass(frozen=True)

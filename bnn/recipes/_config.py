@@ -29,7 +29,11 @@ class TrainConfig(RunConfig):
     """Data, network and optimization of a recipe that trains."""
 
     data: str = "glyphs"
-    """Data set: glyphs, digits or folder:PATH."""
+    """Data set: glyphs, digits, folder:PATH, torchvision:NAME, lists:DIR or hf:NAME."""
+    data_root: Path | None = None
+    """Where the files lie: of torchvision (default ~/.cache/bnn), of lists (DIR), of hf (its own cache)."""
+    download: bool = False
+    """Fetch a data set of torchvision or hf that is not there."""
     draw: int = 0
     """Seed of the classes and their order."""
     image_size: int = 32
@@ -39,7 +43,7 @@ class TrainConfig(RunConfig):
     profile: Literal["exponential", "step"] = "exponential"
     """Shape of the long tail."""
     imbalance: float | None = None
-    """Images of the largest class over those of the smallest; default 100 (a folder: as it is)."""
+    """Images of the largest class over those of the smallest; default 100 for glyphs and digits, else as it is."""
     n_max: int | None = None
     """Training images of the largest class; default 200 for glyphs, else as many as there are."""
     fonts: str | None = None

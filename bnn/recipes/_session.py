@@ -20,7 +20,7 @@ from bnn.training import seed as seeds
 from bnn.training.device import Device
 from bnn.training.run import Run, check_folder, load_model, read_config, versions
 
-DATA_FIELDS = ("draw", "image_size", "num_classes", "profile", "imbalance", "n_max", "fonts")
+DATA_FIELDS = ("draw", "image_size", "num_classes", "profile", "imbalance", "n_max", "fonts", "data_root")
 # What a run takes over from the one that it starts from
 INHERITED = ("data", *DATA_FIELDS, "split", "model", "seed", "loss", "sampler", "reweight_from")
 HOLD_OUT = 20  # every 20th source image is kept for validation
@@ -123,7 +123,7 @@ def load_data(fields: dict[str, Any], **changes: Any) -> Data:
     fields = {**fields, **changes}
     source = fields.get("split") == "source"
     known: dict[str, Any] = {name: fields[name] for name in DATA_FIELDS if fields.get(name) is not None}
-    data = datasets.load(fields["data"], **known, source=source)
+    data = datasets.load(fields["data"], **known, source=source, download=bool(fields.get("download")))
     return _source_as_data(data) if source else data
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bnn.training import checkpoint
 
-NOT_COMPARED = ("command", "versions", "out", "resume", "overwrite", "device", "processes")
+NOT_COMPARED = ("command", "versions", "out", "resume", "overwrite", "device", "processes", "data_root", "download")
 
 
 class Run:

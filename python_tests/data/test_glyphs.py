@@ -189,7 +189,10 @@ def test_bad_arguments_are_named(arguments, message):
 
 def test_unknown_data_sets_are_listed():
     for spec in ("cifar10", "glyphs:x", "folder:", "folder", "digits:"):
-        with pytest.raises(ValueError, match="data: expected one of glyphs, digits, folder:PATH; got"):
+        with pytest.raises(
+            ValueError,
+            match="data: expected one of glyphs, digits, folder:PATH, torchvision:NAME, lists:DIR, hf:NAME; got",
+        ):
             bnn.data.load(spec)
     with pytest.raises(ValueError, match="source: only the data set glyphs has it; leave it out for 'digits'"):
         bnn.data.load("digits", source=True)

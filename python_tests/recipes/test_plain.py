@@ -132,7 +132,10 @@ def test_the_source_split_becomes_a_data_set_with_a_held_out_part():
         ({"batch_size": 1}, "--batch-size: expected at least 2; got 1"),
         ({"batch_size": 4000}, "batch_size: expected 1 to .* got 4000"),
         ({"lr": -1.0}, "--lr: expected a number above 0; got -1.0"),
-        ({"data": "cifar", "num_classes": None}, "data: expected one of glyphs, digits, folder:PATH; got 'cifar'"),
+        (
+            {"data": "cifar", "num_classes": None},
+            "data: expected one of glyphs, digits, folder:PATH, torchvision:NAME, lists:DIR, hf:NAME; got 'cifar'",
+        ),
         ({"data": "digits", "num_classes": None, "split": "source"}, "--split: .* only glyphs has a source"),
         ({"loss": "label_aware_smoothing", "mix": "mixup"}, "--loss: expected ce or balanced_softmax with --mix mixup"),
         (
