@@ -19,7 +19,7 @@ LEVELS = (
     {"nn"},
     {"models", "data"},
     {"metrics"},
-    {"losses", "posthoc"},
+    {"losses", "posthoc", "robustness"},
     {"plotting", "report"},
     {"training"},
     {"recipes"},

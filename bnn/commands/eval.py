@@ -1,18 +1,19 @@
-"""`bnn eval RUN|FILE`: accuracy and calibration on a data set."""
+"""`bnn eval RUN|FILE`: accuracy and calibration on a data set; strange images, corruptions, other frequencies."""
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
+from bnn.commands._beyond import Subject, corrupted, keep, ood, shifted, tables
 from bnn.commands._load import Target, open_target
 from bnn.commands._parse import as_json, given, parse
-from bnn.data import Data
-from bnn.recipes._report import markdown, row
+from bnn.data import NAMES, Data, corruptions
+from bnn.recipes._report import row
 from bnn.recipes._session import DATA_FIELDS, load_data
 from bnn.training.device import start
-from bnn.training.predict import predict
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Config:
     target: tyro.conf.Positional[str]
     """Run folder or packed file."""
     data: str | None = None
-    """Data set: glyphs, digits or folder:PATH; default: that of the run."""
+    """Data set, see bnn train; default: that of the run."""
     draw: int | None = None
     """Seed of the classes and their order."""
     image_size: int | None = None
@@ -37,6 +38,16 @@ class Config:
     """Training images of the largest class."""
     split: Literal["test", "val", "train"] = "test"
     """Images to evaluate on."""
+    data_root: Path | None = None
+    """Where the files of a data set lie, see bnn train."""
+    download: bool = False
+    """Fetch a data set of torchvision or hf that is not there."""
+    ood: tuple[str, ...] = ()
+    """Data sets of strange images (glyphs: its other characters): AUROC, and FPR at 95 % TPR, of three scores."""
+    corruptions: tuple[str, ...] = ()
+    """all, or names from bnn.data.corruptions: figures at five severities; the table shows their means."""
+    shift: bool = False
+    """Calibration under other class frequencies: balanced, as in training, reversed."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
 
@@ -45,14 +56,30 @@ def main(argv: list[str]) -> int:
     """Print the table."""
     rest, wants_json = as_json(argv)
     config = parse(Config, rest, "bnn eval")
+    names = corruptions.find(config.corruptions)
     target = open_target(config.target)
     device = start(config.device, "no").torch_device
     data = data_for(target, given(config))
     target.model.to(device)
-    logits, labels = predict(target.forward, data.splits[config.split], target.preprocess.normalize, device=device)
-    figures = row(str(config.target), logits, labels, data.class_counts, config.split)
-    print(json.dumps(figures, indent=2) if wants_json else markdown([figures]))
+    subject = Subject(target, data, config.split, device)
+    figures = row(str(config.target), *subject.outputs, data.class_counts, config.split)
+    found = {
+        "ood": [ood(subject, spec, config.data_root, config.download) for spec in config.ood],
+        "corruptions": [corrupted(subject, name, severity) for name in names for severity in corruptions.SEVERITIES],
+        "shift": shifted(subject) if config.shift else [],
+    }
+    found = {kind: rows for kind, rows in found.items() if rows}
+    if found and target.config:
+        keep(target.path / "evaluation.json", found, condition(config, target.config))
+    print(json.dumps({**figures, **found}, indent=2) if wants_json else tables(figures, found))
     return 0
+
+
+def condition(config: Config, recorded: dict[str, Any]) -> str:
+    """The arguments that change the images which the figures are of, as one string."""
+    fields = {name: value for name, value in given(config).items() if name in ("data", *DATA_FIELDS)}
+    changed = {name: value for name, value in fields.items() if name != "data_root" and value != recorded.get(name)}
+    return " ".join([config.split, *(f"{name}={value}" for name, value in changed.items())])
 
 
 def data_for(target: Target, fields: dict[str, Any]) -> Data:
@@ -62,12 +89,12 @@ def data_for(target: Target, fields: dict[str, Any]) -> Data:
         ValueError: a packed file without --data, other classes.
     """
     if "data" not in fields and not target.config:
-        raise ValueError("a packed file does not record its data: give --data glyphs, digits or folder:PATH")
+        raise ValueError(f"a packed file does not record its data: give --data, one of {', '.join(NAMES)}")
     size = {"image_size": target.preprocess.size[0]}
     recorded = {name: target.config[name] for name in ("data", "split", *DATA_FIELDS) if name in target.config}
     if fields.get("data", recorded.get("data")) != recorded.get("data"):
         recorded = {}  # the long tail of another data set says nothing about this one
-    chosen = {name: value for name, value in fields.items() if name in ("data", *DATA_FIELDS)}
+    chosen = {name: value for name, value in fields.items() if name in ("data", "download", *DATA_FIELDS)}
     data = load_data({**size, **recorded, **chosen})
     if target.classes is not None and list(data.classes) != target.classes:
         raise ValueError(

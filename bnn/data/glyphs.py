@@ -85,6 +85,18 @@ def source(
     return images, tuple(map(class_name, chars[:num_classes]))
 
 
+def strangers(known: Sequence[str], image_size: int) -> TensorImages:
+    """The characters of the target pool that are not among the class names `known`, as in the test split.
+
+    Raises ValueError if none is left.
+    """
+    chars = [char for char in pool("target") if class_name(char) not in set(known)]
+    if not chars:
+        raise ValueError("ood: the model knows every character of glyphs; give another data set")
+    faces = [fonts.shipped(f) for f in fonts.TEST]
+    return split_images("test", 0, chars, [TEST_PER_CLASS] * len(chars), faces, image_size)
+
+
 def load(draw: int, image_size: int, counts: Tensor, extra: str | None, with_source: bool) -> Data:
     """See `bnn.data.load`; counts: training images of each class."""
     if not 16 <= image_size <= 256:
