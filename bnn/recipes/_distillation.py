@@ -45,7 +45,8 @@ def load_teacher(name: str, session: Session, seed: int) -> Teacher:
     encoder = models.pretrained("glyph_teacher") if name == "glyphs" else load_model(Path(name))
     wanted = session.run.config["network"]["in_channels"]
     channels = next(p for p in encoder.parameters() if p.dim() == 4).shape[1]
-    require(channels == wanted, "teacher", f"a network for images of {wanted} channels, not {channels}", name)
+    made = f"bnn train plain --data {session.run.config['data']} --model resnet_tiny makes one"
+    require(channels == wanted, "teacher", f"a run on images of {wanted} channels, not {channels} ({made})", name)
     seeds.seed_torch("teacher", seed)
     teacher = Teacher(encoder, len(session.data.classes))
     return teacher.to(session.device.torch_device).to(memory_format=torch.channels_last)

@@ -231,3 +231,13 @@ def test_bad_font_folders_are_named(tmp_path):
 def test_a_character_without_a_font_is_named():
     with pytest.raises(ValueError, match=r"no font here draws U\+4E00"):
         Bank(["A", "\u4e00"], [fonts.shipped("DejaVuSans")], 32)
+
+
+def test_strangers_are_the_other_characters(monkeypatch):
+    from bnn.data import glyphs
+
+    monkeypatch.setattr(glyphs, "pool", lambda name: "ABCD")
+    images = glyphs.strangers([glyphs.class_name("B")], 16)
+    assert torch.bincount(images.labels).tolist() == [30, 30, 30]
+    with pytest.raises(ValueError, match="ood: the model knows every character of glyphs"):
+        glyphs.strangers([glyphs.class_name(char) for char in "ABCD"], 16)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from bnn.data import FolderImages, Preprocess, TensorImages, augment, collate
 from bnn.data.hashing import hash64, normal, uniform
-from bnn.data.images import read_image
+from bnn.data.images import as_mode, decode, read_image
 
 
 def test_splitmix64_known_answers():
@@ -216,3 +216,40 @@ def test_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r"pip install 'bnn-torch\[run\]'"):
         read_image("any.png", (8, 8), "L")
+
+
+def test_decoded_pictures_stay_in_memory_up_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("bnn.data.images.CACHE_BYTES", 3 * 8 * 8 * 2)
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(path)
+    images = FolderImages(paths, torch.arange(3), (8, 8), "RGB")
+    order = [2, 0, 1, 2]
+    first = images.images(order)
+    assert first[:, 0, 0, 0].tolist() == order
+    for path in paths[:2]:
+        path.unlink()
+    assert torch.equal(images.images(order), first)  # the third is read again
+    assert images.subset([2, 0]).labels.tolist() == [2, 0]
+    paths[2].unlink()
+    with pytest.raises(FileNotFoundError, match="no such file: .*2.png"):
+        images.images([2])
+
+
+def test_large_jpegs_are_decoded_no_larger_than_needed(tmp_path):
+    rows, columns = np.mgrid[:480, :640]
+    smooth = np.stack([rows * 255 // 480, columns * 255 // 640, (rows + columns) * 255 // 1120], -1).astype(np.uint8)
+    Image.fromarray(smooth).save(tmp_path / "photo.jpg", quality=95)
+    assert decode(tmp_path / "photo.jpg", "RGB").size == (640, 480)
+    assert decode(tmp_path / "photo.jpg", "RGB", least=48).size == (160, 120)
+    Image.fromarray(smooth).save(tmp_path / "photo.png")
+    small, exact = (read_image(tmp_path / f"photo.{kind}", (48, 48), "RGB").int() for kind in ("jpg", "png"))
+    assert (small - exact).abs().max() <= 4
+
+
+def test_as_mode():
+    color = torch.randint(0, 256, (4, 3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    grey = as_mode(color, "L")
+    pillow = np.stack([np.asarray(Image.fromarray(x.permute(1, 2, 0).numpy()).convert("L")) for x in color])
+    assert grey.dtype == torch.uint8 and (grey[:, 0].int() - torch.from_numpy(pillow).int()).abs().max() <= 1
+    assert torch.equal(as_mode(grey, "RGB")[:, 2], grey[:, 0]) and as_mode(color, "RGB") is color
