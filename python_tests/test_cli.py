@@ -200,7 +200,7 @@ def test_evaluating_on_other_classes_is_refused(place, capsys):
         capsys, "eval", place / "digits.safetensors", "--data", "glyphs", "--num-classes", "10", "--n-max", "100"
     )
     assert "digits.safetensors knows 10 classes" in line
-    assert "give --data glyphs, digits or folder:PATH" in fails(capsys, "eval", place / "digits.safetensors")
+    assert "give --data, one of glyphs, digits, folder:PATH" in fails(capsys, "eval", place / "digits.safetensors")
 
 
 def test_a_defect_is_not_taken_for_wrong_use(place, capsys, monkeypatch):

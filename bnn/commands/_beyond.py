@@ -66,10 +66,8 @@ def _strangers(subject: Subject, spec: str, data_root: Path | None, download: bo
         from bnn.data import glyphs
 
         return glyphs.strangers(known, size)
-    fetched: dict[str, Any] = {}
-    if spec.startswith(("torchvision:", "hf:")):
-        fetched = {"data_root": data_root, "download": download}
-    data = datasets.load(spec, image_size=size, **fetched)
+    given: dict[str, Any] = {"data_root": data_root, "download": download}
+    data = datasets.load(spec, image_size=size, **{name: given[name] for name in datasets.options(spec)})
     images, strange = data.splits["test"], torch.tensor([name not in known for name in data.classes])
     if not strange.any():
         raise ValueError(f"--ood {spec}: the model knows all its classes; give other images")

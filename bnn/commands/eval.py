@@ -10,7 +10,7 @@ import tyro
 from bnn.commands._beyond import Subject, corrupted, keep, ood, shifted, tables
 from bnn.commands._load import Target, open_target
 from bnn.commands._parse import as_json, given, parse
-from bnn.data import NAMES, Data, corruptions
+from bnn.data import NAMES, Data, corruptions, options
 from bnn.recipes._report import row
 from bnn.recipes._session import DATA_FIELDS, load_data
 from bnn.training.device import start
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     names = corruptions.find(config.corruptions)
     target = open_target(config.target)
     device = start(config.device, "no").torch_device
-    data = data_for(target, given(config))
+    data = data_for(target, _own(given(config), target.config))
     target.model.to(device)
     subject = Subject(target, data, config.split, device)
     figures = row(str(config.target), *subject.outputs, data.class_counts, config.split)
@@ -73,6 +73,12 @@ def main(argv: list[str]) -> int:
         keep(target.path / "evaluation.json", found, condition(config, target.config))
     print(json.dumps({**figures, **found}, indent=2) if wants_json else tables(figures, found))
     return 0
+
+
+def _own(fields: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """`fields` without data_root and download where these can only be meant for the data sets of --ood."""
+    others = {"data_root", "download"} - set(options(fields.get("data", recorded.get("data", ""))))
+    return {name: value for name, value in fields.items() if name not in others or not fields["ood"]}
 
 
 def condition(config: Config, recorded: dict[str, Any]) -> str:

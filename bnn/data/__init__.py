@@ -17,6 +17,7 @@ __all__ = ["Data", "FolderImages", "Images", "Preprocess", "TensorImages", "augm
 
 NAMES = ("glyphs", "digits", "folder:PATH", "torchvision:NAME", "lists:DIR", "hf:NAME")
 ROOT = "~/.cache/bnn"  # where torchvision's data sets lie
+OPTIONS = {"torchvision": ("data_root", "download"), "lists": ("data_root",), "hf": ("data_root", "download")}
 
 if TYPE_CHECKING:
     from bnn.data.splits import Tail
@@ -68,12 +69,11 @@ def load(
     if image_size < 8:
         raise ValueError(f"image_size: expected at least 8 pixels; got {image_size}")
     kind, _, path = spec.partition(":")
-    _refuse(
-        "the data set glyphs has", spec, kind == "glyphs", num_classes=num_classes, fonts=fonts, source=source or None
-    )
-    elsewhere = kind in ("torchvision", "lists", "hf")
-    _refuse("the data sets torchvision:, lists: and hf: have", spec, elsewhere, data_root=data_root)
-    _refuse("the data sets torchvision: and hf: have", spec, elsewhere and kind != "lists", download=download or None)
+    for_glyphs = {"num_classes": num_classes, "fonts": fonts, "source": source or None}
+    for name, value in {**for_glyphs, "data_root": data_root, "download": download or None}.items():
+        if value is not None and name not in (for_glyphs if kind == "glyphs" else options(spec)):
+            owners = [k for k, names in OPTIONS.items() if name in names] or ["glyphs"]
+            raise ValueError(f"{name}: only the data set {' or '.join(owners)} has it; leave it out for {spec!r}")
     if spec == "glyphs":
         from bnn.data import glyphs
 
@@ -84,13 +84,18 @@ def load(
         from bnn.data import digits
 
         return digits.load(draw, image_size, profile, 100.0 if imbalance is None else imbalance, n_max)
-    if kind not in ("folder", "torchvision", "lists", "hf") or not path:
+    if kind not in ("folder", *OPTIONS) or not path:
         raise ValueError(f"data: expected one of {', '.join(NAMES)}; got {spec!r}{_hint(spec)}")
     if n_max is not None and imbalance is None:
         raise ValueError(f"n_max: {spec} keeps all its images; give imbalance too to make it long-tailed")
     from bnn.data.splits import Tail
 
     return _by_place(kind, path, image_size, Tail(draw, profile, imbalance, n_max), data_root, download)
+
+
+def options(spec: str) -> tuple[str, ...]:
+    """Those of data_root and download that the data set takes."""
+    return OPTIONS.get(spec.partition(":")[0], ())
 
 
 def _by_place(kind: str, path: str, image_size: int, tail: Tail, data_root: str | Path | None, download: bool) -> Data:
@@ -110,12 +115,6 @@ def _by_place(kind: str, path: str, image_size: int, tail: Tail, data_root: str 
     from bnn.data import folder
 
     return folder.load(path, image_size, tail)
-
-
-def _refuse(owners: str, spec: str, allowed: bool, **options: object) -> None:
-    given = [name for name, value in options.items() if value is not None]
-    if given and not allowed:
-        raise ValueError(f"{given[0]}: only {owners} it; leave it out for {spec!r}")
 
 
 def _hint(spec: str) -> str:

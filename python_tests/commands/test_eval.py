@@ -2,6 +2,7 @@
 
 import json
 
+import pictures
 import pytest
 import torch
 from PIL import Image
@@ -57,6 +58,16 @@ def test_strange_images(place, capsys, monkeypatch):
     assert kept(place)["ood"] == [{"on": "test", **row} for row in found["ood"]]
     assert "--ood digits: the model knows all its classes" in fails(capsys, place / "run", "--ood", "digits")
     assert "no such directory: nowhere" in fails(capsys, place / "run", "--ood", "folder:nowhere")
+
+
+def test_the_data_root_is_that_of_the_strange_images(place, capsys, tmp_path):
+    pytest.importorskip("torchvision")
+    pictures.write(tmp_path / "eurosat" / "2750", 3, 10, 5)
+    found = evaluated(capsys, place / "run", "--ood", "torchvision:EuroSAT", "--data-root", tmp_path)["ood"]
+    assert found[0]["strange"] == 4  # 20 % of 10, 7 and 5
+    assert "data_root: only the data set torchvision or lists or hf has it" in fails(
+        capsys, place / "run", "--data-root", tmp_path
+    )
 
 
 def test_corruptions_and_the_table(place, capsys):

@@ -83,7 +83,7 @@ def test_what_is_missing_is_named(place):
         load(place, data_root=None)
     with pytest.raises(FileNotFoundError, match="lists: no such directory"):
         bnn.data.load("lists:/nonexistent/lists")
-    with pytest.raises(ValueError, match="download: only the data sets torchvision: and hf: have it"):
+    with pytest.raises(ValueError, match="download: only the data set torchvision or hf has it"):
         load(place, download=True)
     (place / "lt" / "old_train.txt").write_text("x 0\n")
     with pytest.raises(ValueError, match=r"has ImageNet_LT_train\.txt, old_train\.txt for train; leave one of them"):

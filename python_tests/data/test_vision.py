@@ -311,7 +311,7 @@ def test_a_misspelt_name_lists_the_nearest():
         bnn.data.load("torchvision:xyz")
     with pytest.raises(ValueError, match=r"expected one of glyphs, .* \(did you mean torchvision:Food101\?\)"):
         bnn.data.load("food101")
-    with pytest.raises(ValueError, match="download: only the data sets torchvision: and hf: have it"):
+    with pytest.raises(ValueError, match="download: only the data set torchvision or hf has it"):
         bnn.data.load("glyphs", download=True)
-    with pytest.raises(ValueError, match="data_root: only the data sets torchvision:, lists: and hf: have it"):
+    with pytest.raises(ValueError, match="data_root: only the data set torchvision or lists or hf has it"):
         bnn.data.load("digits", data_root="x")
