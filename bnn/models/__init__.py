@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from bnn.models.birealnet import birealnet18
+from bnn.models.bnext import bnext_t
 from bnn.models.pretrained import pretrained
 from bnn.models.reactnet import reactnet18, reactnet_a, reactnet_tiny
 from bnn.models.resnet import resnet18, resnet34, resnet_tiny
@@ -12,7 +13,7 @@ from bnn.models.summary import summary
 from bnn.nn import CosineLinear
 from bnn.nn.variational_head import two_stage_head
 
-_BUILDERS = (reactnet_tiny, reactnet18, reactnet_a, birealnet18, resnet_tiny, resnet18, resnet34)
+_BUILDERS = (reactnet_tiny, reactnet18, reactnet_a, birealnet18, bnext_t, resnet_tiny, resnet18, resnet34)
 
 __all__ = ["build", "names", "pretrained", "summary", *(builder.__name__ for builder in _BUILDERS)]
 

@@ -3,6 +3,7 @@
 from bnn.nn.activations import RPReLU, RSign
 from bnn.nn.binary_conv2d import BinaryConv2d, PackedBinaryConv2d
 from bnn.nn.binary_linear import BinaryLinear, PackedBinaryLinear
+from bnn.nn.blend import Blend
 from bnn.nn.cosine_linear import CosineLinear
 from bnn.nn.multires_pool2d import MultiResPool2d
 from bnn.nn.real_weights import use_real_weights
@@ -12,6 +13,7 @@ __all__ = [
     "BinaryConv2d",
     "BinaryLinear",
     "CosineLinear",
+    "Blend",
     "MultiResPool2d",
     "PackedBinaryConv2d",
     "PackedBinaryLinear",

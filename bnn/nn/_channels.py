@@ -16,7 +16,7 @@ from bnn.nn.binary_linear import BinaryLinear
 CONVS = (nn.Conv2d, BinaryConv2d)
 LINEARS = (nn.Linear, BinaryLinear)
 VECTORS = (_BatchNorm, RPReLU, RSign, nn.PReLU)  # one number a channel, or for PReLU one for all
-_PASSING = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.Flatten, nn.Hardtanh, nn.ReLU, *_NOTHING)
+_PASSING = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.Flatten, nn.Hardtanh, nn.ReLU, nn.Sigmoid, *_NOTHING)
 
 
 class Block:
@@ -126,7 +126,7 @@ def _function(node: fx.Node, values: dict[fx.Node, Layout], flat: set[fx.Node]) 
         flat.add(node)
     if kind == "cat":
         return [block for layout in layouts for block in layout or []]
-    if kind == "add":
+    if kind in ("add", "mul"):
         _unify(layouts[0], layouts[1], node.name)
         return layouts[0] if layouts[1] is not None else None
     return layouts[0]

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from bnn.nn.activations import RPReLU, RSign, require
 from bnn.nn.binary_conv2d import PackedBinaryConv2d
 from bnn.nn.binary_linear import PackedBinaryLinear
+from bnn.nn.blend import Blend
 from bnn.nn.cosine_linear import CosineLinear
 from bnn.nn.variational_head import VariationalHead
 
@@ -26,6 +27,7 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "AvgPool2d": (nn.AvgPool2d, ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")),
     "BatchNorm1d": (nn.BatchNorm1d, ("num_features", "eps", "affine")),
     "BatchNorm2d": (nn.BatchNorm2d, ("num_features", "eps", "affine")),
+    "Blend": (Blend, ("channels",)),
     "Conv2d": (nn.Conv2d, _CONV),
     "CosineLinear": (CosineLinear, CosineLinear.FIELDS),
     "Flatten": (nn.Flatten, ("start_dim", "end_dim")),
@@ -38,6 +40,7 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "RPReLU": (RPReLU, ("channels",)),
     "RSign": (RSign, ("channels", "surrogate")),
     "ReLU": (nn.ReLU, ()),
+    "Sigmoid": (nn.Sigmoid, ()),
     "VariationalHead": (VariationalHead, VariationalHead.FIELDS),
 }
 HEADS = {"CosineLinear": "cosine head", "VariationalHead": "variational head"}  # float32, hence the last step
@@ -63,6 +66,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "cat": lambda *parts, dim: torch.cat(parts, dim),
     "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x,
     "flatten": lambda x, *, start_dim: torch.flatten(x, start_dim),
+    "mul": lambda a, b: a * b,
     "relu": lambda x: F.relu(x),
 }
 
@@ -70,8 +74,10 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 ARITY: dict[str, tuple[int, int]] = {
     "PackedBinaryConv2d": (1, 2),
     "PackedBinaryLinear": (1, 2),
+    "Blend": (2, 2),
     "add": (2, 2),
     "cat": (1, 1000),
+    "mul": (2, 2),
 }
 
 WORDS = "#words"

@@ -16,6 +16,9 @@ _FUNCTIONS = {
     operator.add: "add",
     operator.iadd: "add",
     torch.add: "add",
+    operator.mul: "mul",
+    operator.imul: "mul",
+    torch.mul: "mul",
     torch.cat: "cat",
     torch.flatten: "flatten",
     "flatten": "flatten",
@@ -28,6 +31,7 @@ _PARAMETERS: dict[str, tuple[tuple[str, ...], dict]] = {
     "adaptive_avg_pool2d": (("input",), {"output_size": None}),
     "add": (("input", "other"), {}),
     "cat": (("tensors",), {"dim": 0}),
+    "mul": (("input", "other"), {}),
     "flatten": (("input",), {"start_dim": 0, "end_dim": -1}),
     "relu": (("input",), {"inplace": False}),
 }
@@ -85,7 +89,7 @@ def _in_place(node: fx.Node, model: nn.Module) -> bool:
     if node.op == "call_module":
         layer = model.get_submodule(str(node.target))
         return getattr(layer, "inplace", False) and not isinstance(layer, _NOTHING)
-    return node.target is operator.iadd or bool(node.kwargs.get("inplace", False))
+    return node.target in (operator.iadd, operator.imul) or bool(node.kwargs.get("inplace", False))
 
 
 def _check_layer(target: str, layer: nn.Module) -> None:
