@@ -35,8 +35,12 @@ class Unit(nn.Module):
         self.blend = Blend(channels)
         hidden = channels // SQUEEZE
         self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1), nn.Sigmoid()
-        )  # fmt: skip
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, channels, 1),
+            nn.Sigmoid(),
+        )
         self.last_norm = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
