@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from bnn import isa, models, nn, ops
+from bnn.models.binarize import binarize
 from bnn.nn.packed_file import load, save
 from bnn.nn.packing import PackedModel, pack
 
@@ -11,4 +12,4 @@ try:
 except PackageNotFoundError:  # a source tree on the path, not installed
     __version__ = "0+unknown"
 
-__all__ = ["PackedModel", "__version__", "isa", "load", "models", "nn", "ops", "pack", "save"]
+__all__ = ["PackedModel", "__version__", "binarize", "isa", "load", "models", "nn", "ops", "pack", "save"]

@@ -31,6 +31,9 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "Conv2d": (nn.Conv2d, _CONV),
     "CosineLinear": (CosineLinear, CosineLinear.FIELDS),
     "Flatten": (nn.Flatten, ("start_dim", "end_dim")),
+    "GELU": (nn.GELU, ("approximate",)),
+    "Hardsigmoid": (nn.Hardsigmoid, ()),
+    "Hardswish": (nn.Hardswish, ()),
     "Hardtanh": (nn.Hardtanh, ("min_val", "max_val")),
     "Linear": (nn.Linear, ("in_features", "out_features", "bias")),
     "MaxPool2d": (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
@@ -40,6 +43,8 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "RPReLU": (RPReLU, ("channels",)),
     "RSign": (RSign, ("channels", "surrogate")),
     "ReLU": (nn.ReLU, ()),
+    "ReLU6": (nn.ReLU6, ()),
+    "SiLU": (nn.SiLU, ()),
     "Sigmoid": (nn.Sigmoid, ()),
     "VariationalHead": (VariationalHead, VariationalHead.FIELDS),
 }
@@ -66,6 +71,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "cat": lambda *parts, dim: torch.cat(parts, dim),
     "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x,
     "flatten": lambda x, *, start_dim: torch.flatten(x, start_dim),
+    "mean": lambda x, *, dim, keepdim: x.mean(dim, keepdim),
     "mul": lambda a, b: a * b,
     "relu": lambda x: F.relu(x),
 }

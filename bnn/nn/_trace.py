@@ -20,6 +20,8 @@ _FUNCTIONS = {
     operator.imul: "mul",
     torch.mul: "mul",
     torch.cat: "cat",
+    torch.mean: "mean",
+    "mean": "mean",
     torch.flatten: "flatten",
     "flatten": "flatten",
     F.relu: "relu",
@@ -31,8 +33,9 @@ _PARAMETERS: dict[str, tuple[tuple[str, ...], dict]] = {
     "adaptive_avg_pool2d": (("input",), {"output_size": None}),
     "add": (("input", "other"), {}),
     "cat": (("tensors",), {"dim": 0}),
-    "mul": (("input", "other"), {}),
     "flatten": (("input",), {"start_dim": 0, "end_dim": -1}),
+    "mean": (("input",), {"dim": None, "keepdim": False}),
+    "mul": (("input", "other"), {}),
     "relu": (("input",), {"inplace": False}),
 }
 _EMPTY = nn.ModuleDict()
@@ -44,13 +47,24 @@ class _Tracer(fx.Tracer):
         return library and not isinstance(module, nn.Sequential | nn.ModuleList)
 
 
+class _WholeNorms(_Tracer):
+    """timm's batch norm with an activation inside stays whole."""
+
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        return _is_norm_act(module) or super().is_leaf_module(module, qualified_name)
+
+
+def _is_norm_act(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d) and {"drop", "act"} == {name for name, _ in module.named_children()}
+
+
 def trace(model: nn.Module) -> tuple[list[dict], dict[str, nn.Module]]:
     """The network as steps, with copies of its layers."""
     steps: list[dict] = []
     layers: dict[str, Any] = {}
     names: dict[fx.Node, str] = {}
     overwritten: set[fx.Node] = set()
-    for node in _Tracer().trace(model).nodes:
+    for node in _WholeNorms().trace(model).nodes:
         if overwritten & set(node.all_input_nodes):
             raise ValueError(f"pack: {node.name!r} reads a value that an operation before it changed in place")
         if _in_place(node, model):
@@ -63,16 +77,16 @@ def trace(model: nn.Module) -> tuple[list[dict], dict[str, nn.Module]]:
             layer = model.get_submodule(str(node.target))
             if node.kwargs or not _known(node.args, names):
                 raise ValueError(f"pack: layer {node.target!r} must be called on tensors alone, by position")
-            if isinstance(layer, _NOTHING):
-                names[node] = names[node.args[0]]
-                continue
-            _check_layer(node.target, layer)
-            names[node] = name = free_name(node.name, steps)
-            layers[name] = copy.deepcopy(layer)
-            if hasattr(layer, "inplace"):
-                layers[name].inplace = False  # steps may be reordered
             inputs = [names[a] for a in node.args]
-            steps.append({"name": name, "kind": type(layer).__name__, "inputs": inputs, "args": {}})
+            for part in _parts(layer):
+                _check_layer(node.target, part)
+                name = free_name(node.name, steps)
+                layers[name] = copy.deepcopy(part)
+                if hasattr(part, "inplace"):
+                    layers[name].inplace = False  # steps may be reordered
+                steps.append({"name": name, "kind": type(part).__name__, "inputs": inputs, "args": {}})
+                inputs = [name]
+            names[node] = inputs[0]
         elif node.op in ("call_function", "call_method"):
             steps.append(_function_step(node, names, free_name(node.name, steps)))
             names[node] = steps[-1]["name"]
@@ -83,6 +97,17 @@ def trace(model: nn.Module) -> tuple[list[dict], dict[str, nn.Module]]:
         else:
             raise ValueError(f"pack: the model reads {node.target!r} directly, which a packed network can't do")
     return steps, layers
+
+
+def _parts(layer: Any) -> list[Any]:
+    """A layer as those of torch that it consists of, without those that do nothing in eval mode."""
+    parts = [layer]
+    if _is_norm_act(layer):
+        norm = nn.BatchNorm2d(layer.num_features, layer.eps, affine=layer.affine).eval()
+        norm.weight, norm.bias, norm.track_running_stats = layer.weight, layer.bias, layer.track_running_stats
+        norm.running_mean, norm.running_var = layer.running_mean, layer.running_var
+        parts = [norm, layer.drop, layer.act]
+    return [part for part in parts if not isinstance(part, _NOTHING)]
 
 
 def _in_place(node: fx.Node, model: nn.Module) -> bool:
@@ -123,6 +148,9 @@ def _function_step(node: fx.Node, names: dict[fx.Node, str], name: str) -> dict:
         tensors = list(tensors[0])
     values = options | given
     fits = len(node.args) <= len(inputs) + len(options) and set(values) == set(options)
+    if kind == "mean":  # over the pixels
+        fits = fits and values["dim"] in ((2, 3), [2, 3], (-2, -1), [-2, -1])
+        values["dim"] = [2, 3]
     fits = fits and _known(tensors, names) and None not in values.values() and values.pop("end_dim", -1) == -1
     if not fits:
         raise ValueError(f"pack: operation {node.format_node()} has arguments that a packed network can't have")

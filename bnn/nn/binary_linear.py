@@ -23,7 +23,7 @@ class BinaryLinear(nn.Module):
         surrogate: gradient of the sign of x: "clip" or "polynomial".
         scale: "mean": alpha[k] = mean |w| of row k, detached; "none": alpha = 1.
 
-    Shape: [M, in_features] -> [M, out_features], dtype of x (of autocast, where it is on).
+    Shape: [..., in_features] -> [..., out_features], dtype of x (of autocast, where it is on). Packed: matrices only.
 
     Raises:
         ValueError: an argument out of range; RuntimeError in forward: an input that does not fit.
@@ -53,6 +53,8 @@ class BinaryLinear(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() > 2:
+            return self.forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
         if self.real_weight:
             signs = ops.sign_ste(autocast(x), self.shift, self.surrogate)
             y = F.linear(signs, self.weight.to(signs.dtype))
