@@ -10,6 +10,7 @@ import torch
 
 import bnn
 from bnn import _extension, isa, models
+from bnn.models.external import is_external
 
 LAYER_COLUMNS = ("name", "kind", "output", "binary_macs", "real_macs", "binary_bits", "real_parameters", "kernel")
 
@@ -19,7 +20,7 @@ class Config:
     """Versions, processor and kernels; with --model, the layers of a network or packed file."""
 
     model: str | None = None
-    """Name of a network, or a packed file."""
+    """Name of a network (torchvision:NETWORK and timm:NETWORK: made binary), or a packed file."""
     num_classes: int | None = None
     """Classes of a named network; default 100 for the tiny ones, else 1000."""
     in_channels: int | None = None
@@ -83,25 +84,31 @@ def processor() -> str:
 
 def default_shape(name: str) -> tuple[int, int, int]:
     """Classes, channels and pixels of a named network, where nothing else is asked for."""
-    return (100, 1, 32) if name.endswith("_tiny") else (1000, 3, 224)
+    return (100, 1, 32) if name in models.names() and name.endswith("_tiny") else (1000, 3, 224)
 
 
 def layers(name: str, config: Config) -> dict[str, Any]:
     """One row a layer of the named network or packed file, and totals."""
-    if name in models.names():
+    report: list[dict[str, str]] = []
+    if name in models.names() or is_external(name):
         asked = (config.num_classes, config.in_channels, config.image_size)
         classes, channels, size = (a if a is not None else f for a, f in zip(asked, default_shape(name), strict=True))
         model = models.build(name, classes, channels, size)
+        report = getattr(model, "binarize_report", [])
     elif Path(name).is_file():
         model = bnn.load(name)
         known = model.preprocess or {"size": [config.image_size or 224], "mean": [0] * (config.in_channels or 3)}
         channels, size = len(known["mean"]), known["size"][0]
     else:
-        raise ValueError(f"--model: expected one of {', '.join(models.names())} or a packed file; got {name!r}")
+        raise ValueError(
+            f"--model: expected one of {', '.join(models.names())}, torchvision:NETWORK, timm:NETWORK "
+            f"or a packed file; got {name!r}"
+        )
     rows = models.summary(model, size, channels)
     sums = ("binary_macs", "real_macs", "binary_bits", "real_parameters")
     totals = {name: sum(row[name] for row in rows) for name in sums}
-    return {"input": [channels, size, size], "layers": rows, "total": totals}
+    known = {"binarized": report} if report else {}
+    return {"input": [channels, size, size], "layers": rows, "total": totals, **known}
 
 
 def describe(facts: dict[str, Any]) -> str:
@@ -117,6 +124,7 @@ def describe(facts: dict[str, Any]) -> str:
     ]
     if "model" in facts:
         lines += ["", f"input {facts['model']['input']}", *_table(facts["model"])]
+        lines += _binarized(facts["model"].get("binarized", []))
     return "\n".join(lines)
 
 
@@ -132,6 +140,14 @@ def _table(model: dict[str, Any]) -> list[str]:
         "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
         for line in cells
     ]
+
+
+def _binarized(report: list[dict[str, str]]) -> list[str]:
+    """What stayed real and why, and what else `bnn.binarize` did that it gives a reason for."""
+    told = [row for row in report if row["why"]]
+    real = [f"  {row['name']} ({row['kind']}): {row['why']}" for row in told if row["kind"] == row["becomes"]]
+    changed = [f"  {r['name']} ({r['kind']} to {r['becomes']}): {r['why']}" for r in told if r["kind"] != r["becomes"]]
+    return [*(["", "stays real", *real] if real else []), *(["", "changed", *changed] if changed else [])]
 
 
 def _cell(value: Any) -> str:

@@ -49,7 +49,9 @@ class TrainConfig(RunConfig):
     fonts: str | None = None
     """Folder of more fonts to train on, glyphs only."""
     model: str = "reactnet_tiny"
-    """Network, a name known to bnn.models."""
+    """Network: a name known to bnn.models, or torchvision:NETWORK or timm:NETWORK, made binary."""
+    pretrained: bool = False
+    """Start a network of torchvision or timm from the weights published with it."""
     seed: int = 0
     """Seed of weights, batches and augmentation."""
     epochs: int = 24

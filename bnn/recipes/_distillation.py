@@ -1,6 +1,7 @@
 """Parts of a distillation: a frozen encoder with its own classifier, its cached features, the weight of two losses."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,27 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from bnn import metrics, models
+from bnn.models import external, teachers
 from bnn.recipes import _report
-from bnn.recipes._config import require
+from bnn.recipes._config import TrainConfig, require
 from bnn.recipes._images import TrainingImages, views
 from bnn.recipes._session import Session
 from bnn.training import seed as seeds
 from bnn.training.device import Device
 from bnn.training.loop import Step
-from bnn.training.run import load_model
+from bnn.training.run import load_model, read_config
+
+
+@dataclass(frozen=True)
+class TeacherConfig(TrainConfig):
+    """Fields of a recipe that has a teacher."""
+
+    teacher: str = "glyphs"
+    """glyphs (the network that ships with bnn), the folder of a run, torchvision:NETWORK or timm:NETWORK."""
+    teacher_weights: Path | None = None
+    """Checkpoint of a teacher of torchvision or timm; default: the published weights, downloaded."""
+    teacher_size: int | None = None
+    """Side to which that teacher's images are enlarged, pixels; 0: not; default: what its weights were made for."""
 
 
 class Teacher(nn.Module):
@@ -40,16 +54,40 @@ class Teacher(nn.Module):
         return self.classifier(self.features(x))
 
 
-def load_teacher(name: str, session: Session, seed: int) -> Teacher:
-    """The encoder "glyphs", which ships with bnn, or that of a run, with a new classifier for the data of `session`."""
-    encoder = models.pretrained("glyph_teacher") if name == "glyphs" else load_model(Path(name))
-    wanted = session.run.config["network"]["in_channels"]
-    channels = next(p for p in encoder.parameters() if p.dim() == 4).shape[1]
-    made = f"bnn train plain --data {session.run.config['data']} --model resnet_tiny makes one"
-    require(channels == wanted, "teacher", f"a run on images of {wanted} channels, not {channels} ({made})", name)
-    seeds.seed_torch("teacher", seed)
+def check_teacher(config: TeacherConfig) -> None:
+    """Raise ValueError or FileNotFoundError for a teacher that does not exist, or fields that are not for it."""
+    other = external.is_external(config.teacher)
+    for flag, value in (("teacher-weights", config.teacher_weights), ("teacher-size", config.teacher_size)):
+        require(other or value is None, flag, "a --teacher of torchvision or timm with it", config.teacher)
+    size = config.teacher_size
+    require(size is None or size == 0 or size >= 8, "teacher-size", "8 pixels or more, or 0", size)
+    if other:
+        external.check(config.teacher)
+        if config.teacher_weights is not None and not config.teacher_weights.is_file():
+            raise FileNotFoundError(f"--teacher-weights: {config.teacher_weights} is no file")
+    elif config.teacher != "glyphs":
+        read_config(Path(config.teacher))
+
+
+def load_teacher(config: TeacherConfig, session: Session) -> Teacher:
+    """The encoder that `config` names, with a new classifier for the data of `session`."""
+    encoder, shown = _encoder(config, session), session.run.config["network"]["in_channels"]
+    if not isinstance(encoder, teachers.Encoder):
+        channels = next(p for p in encoder.parameters() if p.dim() == 4).shape[1]
+        made = f"bnn train plain --data {session.run.config['data']} --model resnet_tiny makes one"
+        expected = f"a network for images of {shown} channels, not {channels} ({made})"
+        require(channels == shown, "teacher", expected, config.teacher)
+    seeds.seed_torch("teacher", config.seed)
     teacher = Teacher(encoder, len(session.data.classes))
     return teacher.to(session.device.torch_device).to(memory_format=torch.channels_last)
+
+
+def _encoder(config: TeacherConfig, session: Session) -> nn.Module:
+    if external.is_external(config.teacher):
+        images = session.data.preprocess
+        return teachers.teacher(config.teacher, config.teacher_weights, images.mean, images.std, config.image_size,
+                                config.teacher_size)  # fmt: skip
+    return models.pretrained("glyph_teacher") if config.teacher == "glyphs" else load_model(Path(config.teacher))
 
 
 def validation(session: Session, teacher: Teacher) -> Callable[[], dict[str, float]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bnn import data as datasets
 from bnn import models
 from bnn.data import Data
+from bnn.models.external import is_external
 from bnn.recipes._config import RunConfig, TrainConfig, require, to_dict
 from bnn.training import device as devices
 from bnn.training import seed as seeds
@@ -111,7 +112,11 @@ def open_session(
 
 def check_train(config: TrainConfig) -> None:
     """Raise ValueError for a number out of range or an unknown model."""
-    require(config.model in models.names(), "model", f"one of {', '.join(models.names())}", config.model)
+    named = f"one of {', '.join(models.names())}, torchvision:NETWORK or timm:NETWORK"
+    require(config.model in models.names() or is_external(config.model), "model", named, config.model)
+    models.check_name(config.model)
+    fits = is_external(config.model) or not config.pretrained
+    require(fits, "pretrained", "a --model of torchvision or timm with it", config.model)
     require(config.epochs >= 1, "epochs", "at least 1", config.epochs)
     require(config.batch_size >= 2, "batch-size", "at least 2", config.batch_size)
     require(config.lr > 0, "lr", "a number above 0", config.lr)
@@ -166,7 +171,7 @@ def build_network(session: Session, config: TrainConfig, body_from: str | None =
         ValueError: the other run's network has another body.
     """
     seeds.seed_torch("weights", config.seed)
-    model = models.build(**session.run.config["network"])
+    model = models.build(**session.run.config["network"], pretrained=config.pretrained)
     if body_from is not None:
         _copy_body(model, session.run.config, body_from)
     return model

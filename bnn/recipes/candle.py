@@ -24,9 +24,9 @@ from torch.nn import functional as F
 
 from bnn import losses, models
 from bnn.nn.real_weights import binary_layers, use_real_weights
-from bnn.recipes import _report
-from bnn.recipes._config import From, TrainConfig, require
-from bnn.recipes._distillation import Balance, Teacher, cache_features, load_teacher, part_of, validation
+from bnn.recipes import _distillation, _report
+from bnn.recipes._config import From, require
+from bnn.recipes._distillation import Balance, Teacher, TeacherConfig, cache_features, load_teacher, part_of, validation
 from bnn.recipes._images import Mix, TrainingImages, WithSource, views
 from bnn.recipes._report import Result
 from bnn.recipes._session import Session, begin, build_network
@@ -39,11 +39,9 @@ from bnn.training.sampler import BatchSampler
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(TeacherConfig):
     """Distil a calibrated teacher into a binary student."""
 
-    teacher: str = "glyphs"
-    """glyphs (the network that ships with bnn) or the folder of a run."""
     calibration_loss: Loss = "balanced_softmax"
     """Loss of the teacher's new classifier."""
     calibration_sampler: Literal["instance", "class_balanced"] = "instance"
@@ -89,7 +87,7 @@ def run(config: Config) -> Result:
     largest = max((config.image_size, *config.teacher_resolutions))
     mix: Mix = "mixup" if config.mixup else "none"
     images = TrainingImages(session, config.seed, largest, mix, config.mixup_partner == "class_balanced")
-    teacher = load_teacher(config.teacher, session, config.seed)
+    teacher = load_teacher(config, session)
     student = build_network(session, config, config.from_run)
 
     calibrate(config, session, teacher, images)
@@ -119,8 +117,9 @@ def check(config: Config) -> None:
         require(len(layers) > 0, "model", "one with binary layers with --two-step", config.model)
     sizes = config.teacher_resolutions
     require(min(sizes, default=8) >= 8, "teacher-resolutions", "8 pixels or more", sizes)
-    for name in {config.from_run, config.teacher} - {None, "glyphs"}:
-        read_config(Path(str(name)))
+    _distillation.check_teacher(config)
+    if config.from_run is not None:
+        read_config(Path(config.from_run))
 
 
 def calibrate(config: Config, session: Session, teacher: Teacher, images: TrainingImages) -> None:
