@@ -89,11 +89,11 @@ class Network:
 
     def gates(self, node: fx.Node) -> bool:
         """It reads values pooled over the image, which go back to the image: squeeze and excitation."""
-        waiting, seen = [node], set()
+        waiting, seen = [node] if node in self.pooled and self.pooled & set(node.all_input_nodes) else [], set()
         while waiting:
             here = waiting.pop()
-            if here not in self.pooled:
-                return node in self.pooled and here.op != "output"
+            if here not in self.pooled and here.op != "output":
+                return True
             if here not in seen:
                 seen.add(here)
                 waiting += list(here.users)
@@ -105,36 +105,35 @@ class Network:
         while len(here.users) == 1:
             user = next(iter(here.users))
             if user.target in _SUMS and len(user.all_input_nodes) == 2:
-                return self._is_shorter(here, next(n for n in user.all_input_nodes if n is not here), node)
+                return self._is_shorter(node, next(n for n in user.all_input_nodes if n is not here))
             if self.is_weight(user):
                 return False
             here = user
         return False
 
-    def _is_shorter(self, way: fx.Node, other: fx.Node, node: fx.Node) -> bool:
-        origin = node.args[0]
-        while isinstance(origin, fx.Node) and origin not in self._before[other]:
+    def _is_shorter(self, node: fx.Node, other: fx.Node) -> bool:
+        origin = node.all_input_nodes[0]
+        while origin not in self._before[other]:
             if self.is_weight(origin) or len(origin.all_input_nodes) != 1:
                 return False
             origin = origin.all_input_nodes[0]
-        if not isinstance(origin, fx.Node):
-            return False
         rivals = [self.module(n) for n in self._before[other] - self._before[origin] if self.is_weight(n)]
         return len(rivals) > 1 or any(max(getattr(rival, "kernel_size", (1,))) > 1 for rival in rivals)
 
-    def clipped_by(self, node: Any, replaced: set[nn.Module]) -> list[fx.Node]:
-        """The nodes that keep `node`, or some of its channels, from ever being negative; none if it can be.
+    def clipped_by(self, layer: fx.Node, replaced: set[nn.Module]) -> list[fx.Node]:
+        """The nodes that keep what `layer` reads, or some channels of it, from ever being negative; none if it can be.
 
         replaced: modules that clip now, but won't.
         """
-        if not isinstance(node, fx.Node):
-            return []
+        return self._clipping(layer.all_input_nodes[0], replaced)
+
+    def _clipping(self, node: fx.Node, replaced: set[nn.Module]) -> list[fx.Node]:
         module, inputs = self.module(node), node.all_input_nodes
         if isinstance(module, _NEVER_NEGATIVE) or node.target in _RELU_FUNCTIONS:
             return [] if module in replaced else [node]
         if isinstance(module, _PASSING) or node.target in _PASSING_FUNCTIONS:
-            return self.clipped_by(inputs[0], replaced) if inputs else []
-        found = [self.clipped_by(n, replaced) for n in inputs]
+            return self._clipping(inputs[0], replaced) if inputs else []
+        found = [self._clipping(n, replaced) for n in inputs]
         if node.target in (torch.cat, torch.concat):
             return [n for part in found for n in part]
         if node.target in (*_SUMS, *_PRODUCTS) and len(inputs) == 2 and all(found):

@@ -24,7 +24,8 @@ def binarize(model: nn.Module, skip: Skip = ()) -> nn.Module:
         the layers that read the network's input or make its output;
         1x1 convolutions of stride 2 and more, and 1x1 convolutions that are alone on a shortcut;
         depthwise convolutions; gates (squeeze and excitation), which see one pixel an image;
-        subclasses (such as a convolution that standardizes its weights), padding that is not zeros, and `skip`.
+        subclasses (such as a convolution that standardizes its weights), layers with hooks, padding that is not zeros,
+        and `skip`.
 
     A ReLU leaves a sign nothing to see: sign(relu(x)) is +1 always. Where a binary layer reads what nn.ReLU or nn.ReLU6
     made, that module becomes RPReLU (one called with several numbers of channels: PReLU). Where the clipping can't be
@@ -58,7 +59,7 @@ def binarize(model: nn.Module, skip: Skip = ()) -> nn.Module:
         )
     relus = _relus(binary, network)
     replaced = set(relus)
-    late = {layer for layer in binary for node in network.calls[layer] if network.clipped_by(node.args[0], replaced)}
+    late = {layer for layer in binary for node in network.calls[layer] if network.clipped_by(node, replaced)}
     new: dict[nn.Module, nn.Module] = {layer: _binary(layer, layer in late) for layer in binary} | relus
     for row in report:
         if model.get_submodule(row["name"]) in late:
@@ -67,7 +68,7 @@ def binarize(model: nn.Module, skip: Skip = ()) -> nn.Module:
     report += [{"name": names[old], "kind": type(old).__name__, "becomes": type(relu).__name__,
                 "why": "a binary layer reads it"} for old, relu in relus.items()]  # fmt: skip
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):  # named_children leaves out a second name of a layer
             if child in new:
                 setattr(parent, name, new[child])
     model.binarize_report = report  # type: ignore[assignment]
@@ -90,6 +91,8 @@ def _stays_real(layer: Any, network: Network) -> str:
     """Why, or "" if it becomes binary."""
     if type(layer) not in (nn.Conv2d, nn.Linear):
         return f"a {type(layer).__name__} is neither Conv2d nor Linear itself"
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return "has forward hooks"
     nodes = network.calls.get(layer, [])
     if not nodes:
         return "not called as a layer"
@@ -127,12 +130,12 @@ def _relus(binary: list[nn.Module], network: Network) -> dict[nn.Module, nn.Modu
     new: dict[nn.Module, nn.Module] = {}
     for layer in binary:
         for call in network.calls[layer]:
-            for relu in map(network.module, network.clipped_by(call.args[0], set())):
+            for relu in map(network.module, network.clipped_by(call, set())):
                 if isinstance(relu, RELUS) and relu not in new:
                     counts = {network.channels(node) for node in network.calls[relu]}
                     count = counts.pop() if len(counts) == 1 else None
                     new[relu] = nn.PReLU() if count is None else RPReLU(count)
-    like = next(layer.weight for layer in binary)  # type: ignore[union-attr]
+    like: Any = next(iter(binary)).weight
     return {old: module.to(like.device, like.dtype).train(old.training) for old, module in new.items()}
 
 
@@ -143,7 +146,8 @@ def _binary(layer: Any, late: bool) -> nn.Module:
     if isinstance(layer, nn.Linear):
         new = BinaryLinear(layer.in_features, layer.out_features, bias, shift=True)
     else:
-        new = BinaryConv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, _padding(layer),
+        padding: Any = _padding(layer)
+        new = BinaryConv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, padding,
                            layer.dilation, layer.groups, bias, shift=True)  # fmt: skip
     new = new.to(layer.weight.device, layer.weight.dtype)
     new.weight, new.bias = layer.weight, layer.bias

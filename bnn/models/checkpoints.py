@@ -13,7 +13,9 @@ meant to stay real: nothing in the file says so.
 import os
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +73,7 @@ _BNEXT = [
     (_UNIT + r"gate\.([13])\.(weight|bias)", (r"@\1.#\2.se.se.\3.\4",)),
     _HEAD,
 ]
-_RULES = {
+_RULES: dict[str, Sequence[tuple[str, tuple[str, ...]]]] = {
     "reactnet_a": _REACTNET_A,
     "reactnet18": _REACTNET18,
     "birealnet18": [(r"body\.(\d+)\.conv\.weight", (r"@\1.binary_conv.weights",)), *_RESNET],
@@ -129,6 +131,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
+        state: Any
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:

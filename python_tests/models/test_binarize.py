@@ -1,7 +1,6 @@
 """bnn.binarize: which layers become binary, that their bits say something, that the result trains, packs and loads."""
 
 import copy
-import json
 
 import pytest
 import torch
@@ -61,6 +60,10 @@ class Residual(nn.Module):
         return self.relu(y)
 
 
+def nothing(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    """A hook."""
+
+
 class Zoo(nn.Module):
     """A layer of every kind that the rules speak of."""
 
@@ -73,19 +76,21 @@ class Zoo(nn.Module):
         self.gate = Gate(64)
         self.reflect = nn.Conv2d(64, 32, 3, 1, 1, padding_mode="reflect")
         self.standard = Standardized(32, 32, 3, 1, 1)
-        self.uneven = nn.Conv2d(32, 32, 2, 1, "same")
+        self.uneven = nn.Conv2d(32, 32, (3, 2), 1, "same")
         self.project, self.project_norm = nn.Conv2d(32, 32, 1), nn.BatchNorm2d(32)
         self.wide, self.wide_norm = nn.Conv2d(32, 32, 3, 1, 1), nn.BatchNorm2d(32)
         self.after_function = nn.Conv2d(32, 32, 3, 1, 1)
         self.after_silu, self.silu = nn.Conv2d(32, 32, 3, 1, 1), nn.SiLU()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.hidden, self.hidden_relu, self.head = nn.Linear(32, 70), nn.ReLU(), nn.Linear(70, 10)
+        self.hooked = nn.Conv2d(32, 32, 3, 1, 1)
+        self.hooked.register_forward_hook(nothing)
         self.unused = nn.Linear(3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.block(F.max_pool2d(self.relu(self.norm(self.stem(x))), 2))
         x = self.gate(self.grouped_norm(self.grouped(self.depthwise(x))))
-        x = self.uneven(self.standard(self.reflect(x)))
+        x = self.uneven(self.hooked(self.standard(self.reflect(x))))
         x = self.wide_norm(self.wide(x)) + self.project_norm(self.project(x))
         x = self.after_silu(self.silu(self.after_function(F.relu(x))))
         x = torch.flatten(self.pool(x), 1)
@@ -101,6 +106,7 @@ REAL = {
     "reflect": "padding_mode='reflect'",
     "standard": "Standardized",
     "uneven": "'same'",
+    "hooked": "hooks",
     "project": "1x1, alone on a shortcut",
     "head": "makes the network's output",
     "unused": "not called",
@@ -305,15 +311,8 @@ def test_info_says_what_stayed_real(capsys):
     assert "did you mean resnet18" in capsys.readouterr().err
 
 
-def test_train_by_name(tmp_path, capsys):
-    pytest.importorskip("timm")
-    tiny = ["--num-classes", "4", "--n-max", "12", "--imbalance", "4", "--image-size", "16", "--epochs", "1"]
-    tiny += ["--device", "cpu", "--precision", "no", "--batch-size", "8"]
-    run, name = str(tmp_path / "run"), "timm:test_resnet"
-    assert main(["train", "plain", "--model", name, "--out", run, "--json", *tiny]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["name"].startswith(name)
-    assert main(["pack", run, "-o", str(tmp_path / "m.safetensors"), "--json"]) == 0
-    assert (tmp_path / "m.safetensors").stat().st_size > 0
-    capsys.readouterr()
-    assert main(["train", "plain", "--pretrained", "--out", run + "2", *tiny]) == 2
+def test_pretrained_is_for_other_libraries(tmp_path, capsys):
+    assert main(["train", "plain", "--pretrained", "--out", str(tmp_path / "run")]) == 2
     assert "--pretrained: expected a --model of torchvision or timm" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="pretrained: .*not reactnet_tiny"):
+        bnn.models.build("reactnet_tiny", 10, pretrained=True)

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import bnn
 from bnn.cli import main
 from bnn.models import external
 from bnn.models.teachers import Encoder, teacher
@@ -119,13 +120,18 @@ def test_grey_weights_are_the_sum_of_the_colours(monkeypatch):
         external._recolour(network, 4, pretrained=True)
 
 
-def test_candle_with_a_teacher_by_name(timm_weights, tmp_path, capsys):
+def test_candle_with_teacher_and_student_by_name(timm_weights, tmp_path, capsys):
     tiny = ["--num-classes", "4", "--n-max", "12", "--imbalance", "4", "--image-size", "16", "--epochs", "1"]
     tiny += ["--device", "cpu", "--precision", "no", "--batch-size", "8", "--calibration-steps", "4"]
     tiny += ["--calibration-views", "0", "--teacher", "timm:test_resnet"]
-    given = [*tiny, "--teacher-weights", str(timm_weights), "--teacher-size", "32"]
+    given = [*tiny, "--model", "timm:test_resnet", "--teacher-weights", str(timm_weights), "--teacher-size", "32"]
     assert main(["train", "candle", "--out", str(tmp_path / "run"), "--json", *given]) == 0
-    assert json.loads(capsys.readouterr().out)[1]["name"] == "teacher, calibrated"
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [
+        "timm:test_resnet, candle",
+        "teacher, calibrated",
+    ]
+    assert main(["pack", str(tmp_path / "run"), "-o", str(tmp_path / "m.safetensors"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) and bnn.load(tmp_path / "m.safetensors").classes
     for flags, message in (
         (["--teacher", "timm:reset"], "timm has no network 'reset'"),
         (["--teacher-weights", "absent.pth"], "--teacher-weights: absent.pth is no file"),
