@@ -23,9 +23,9 @@ REAL = ["--model", "resnet_tiny", "--lr", "2e-3"]
 EVOLUTION = """ke --data digits --image-size 16 --imbalance 1 --n-max 10 --batch-size 10 --epochs 12 --precision no
     --generations""".split()
 
-# As many steps for every row: 24 epochs of the 2184 target images alone
-NEIGHBORS = ["--num-classes", "50"]
-GRANULARITY = ["granularity", *NEIGHBORS, "--steps", "816", "--per-class", "5", "--silencing"]
+# As many steps for every row, those of 6 epochs of the target images alone; a pretrained body, as in the paper
+PRETRAINED = ["--from", "{source-student}"]
+GRANULARITY = ["granularity", *PRETRAINED, "--steps", "402", "--per-class", "5", "--silencing"]
 
 NAMED = r"\{([\w-]+)\}"
 # name -> arguments of `bnn train`; {name} is the folder of another run of the same draw, which is trained first
@@ -65,7 +65,7 @@ RUNS: dict[str, list[str]] = {
     "evolution-real": [*EVOLUTION, "6", *REAL],
     "evolution-real-8": [*EVOLUTION, "8", *REAL],
     "evolution-real-long": [*EVOLUTION, "6", *REAL, "--control", "long"],
-    "granularity-base": [*BALANCED, *NEIGHBORS, "--epochs", "24"],
+    "granularity-base": [*BALANCED, *PRETRAINED, "--epochs", "6"],
     "granularity-random": [*GRANULARITY, "none", "--neighbors", "random"],
     **{f"granularity-{kind}": [*GRANULARITY, kind] for kind in ("none", "hard", "back", "soft")},
     **{
