@@ -13,6 +13,7 @@ VERBS = {
     "predict": "predict FILE IMAGE...: classes of pictures",
     "curate": "curate RUN|FILE --out DIR ...: auxiliary classes for granularity, names and pictures",
     "info": "info [--model NAME|FILE]: versions, kernels; layers of a network",
+    "report": "report RUN... -o FILE.html: runs side by side on one page that opens offline",
     "bench": "bench [MODEL|FILE|RUN]: a packed network beside its twin in torch and OpenVINO: time, memory, size",
 }
 

@@ -1,4 +1,4 @@
-"""Figures of a run: reliability diagram, accuracy per class, training curves.
+"""Figures of a run: reliability diagram, accuracy per class, training curves; figures that compare several runs.
 
 Every function writes one file (PNG, or what the ending says: pdf, svg) in one move, so that a reader never sees half of
 one. 8 inches wide at 200 dpi, legible when shown 800 pixels wide; colors from Okabe and Ito, distinct to color-blind
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, RED, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+MARKS = tuple(zip((BLUE, RED, GREEN, ORANGE, PURPLE, SKY), "os^Dvp", strict=True))  # color and marker, one an entry
 SHADES = {"many": "#D5E6F2", "medium": "#FAECCB", "few": "#F6DACB"}
 STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -128,7 +129,7 @@ def curves(path: str | Path, rows: Iterable[Mapping[str, Any]], names: Sequence[
     if not names:
         raise ValueError("rows: no metric to draw; expected dicts with step, split and at least one name: number")
     splits = list(dict.fromkeys(split for name in names for split in series[name]))
-    colors = {split: (BLUE, RED, GREEN, ORANGE, PURPLE)[i % 5] for i, split in enumerate(splits)}
+    colors = {split: MARKS[i % len(MARKS)][0] for i, split in enumerate(splits)}
 
     across = min(len(names), 2 if len(names) <= 4 else 3)
     down = math.ceil(len(names) / across)
@@ -145,8 +146,67 @@ def curves(path: str | Path, rows: Iterable[Mapping[str, Any]], names: Sequence[
         for axes in panels[max(0, len(names) - across) : len(names)]:
             axes.set_xlabel("step")
             axes.tick_params(labelbottom=True)
-        handles = [panels[0].plot([], [], color=colors[split], linewidth=2, label=split)[0] for split in splits]
+        handles = [panels[0].plot([], [], color=colors[split], linewidth=2, label=_label(split))[0] for split in splits]
         figure.legend(handles=handles, loc="outside upper right", ncols=min(4, len(splits)))
+
+
+def compare(path: str | Path, values: Mapping[str, Mapping[str, Sequence[float]]], ylabel: str) -> None:
+    """Several entries side by side in each category: a point with its interval.
+
+    values: entry -> category -> (value, low, high); an entry may lack a category. ValueError: no value at all.
+    """
+    categories = list(dict.fromkeys(category for points in values.values() for category in points))
+    if not categories:
+        raise ValueError("values: nothing to draw; expected entry -> category -> (value, low, high)")
+    with _figure(path, height=4.2) as figure:
+        axes = figure.subplots()
+        for i, (entry, points) in enumerate(values.items()):
+            color, marker = MARKS[i % len(MARKS)]
+            shift = 0.72 * ((i + 0.5) / len(values) - 0.5)
+            x = np.array([categories.index(category) + shift for category in points])
+            y, low, high = np.array([points[category] for category in points], dtype=float).T
+            bar: dict[str, Any] = {"capsize": 4, "elinewidth": 1.8, "capthick": 1.8, "markersize": 7}
+            axes.errorbar(x, y, [y - low, high - y], fmt=marker, color=color, label=_label(entry), **bar)
+        for edge in range(1, len(categories)):
+            axes.axvline(edge - 0.5, color="#E3E3E3", linewidth=0.8)
+        axes.set(ylabel=ylabel, xlim=(-0.5, len(categories) - 0.5), ylim=(0, None))
+        axes.set_xticks(range(len(categories)), categories)
+        axes.tick_params(axis="x", length=0)
+        figure.legend(loc="outside upper center", ncols=min(3, len(values)))
+
+
+def by_frequency(path: str | Path, accuracies: Mapping[str, Tensor], class_counts: Tensor | Sequence[int]) -> None:
+    """Accuracy of every class over its training images, log scale: points, and a line through means of neighbours.
+
+    accuracies: entry -> percent [K], NaN where a class has no test images; class_counts [K]. A mean is over a fifth of
+    the classes by rank, at least 3. ValueError: shapes.
+    """
+    counts = metrics.check_counts(class_counts, smallest=0)
+    with _figure(path, height=4.2) as figure:
+        axes = figure.subplots()
+        for i, (entry, values) in enumerate(accuracies.items()):
+            if values.shape != counts.shape:
+                raise ValueError(
+                    f"accuracies: expected shape {list(counts.shape)}, got {list(values.shape)} of {entry}"
+                )
+            color, marker = MARKS[i % len(MARKS)]
+            known = ~values.isnan()
+            order = counts[known].argsort(stable=True)
+            x, y = counts[known][order].clamp_min(0.5).numpy(), values[known][order].double().numpy()
+            axes.plot(x, y, marker, color=color, alpha=0.3, markersize=4, markeredgewidth=0)
+            half = max(1, len(x) // 10)
+            near = [slice(max(0, k - half), k + half + 1) for k in range(len(x))]
+            middle = [np.exp(np.log(x[part]).mean()) for part in near]
+            axes.plot(middle, [y[part].mean() for part in near], color=color, linewidth=2.2, label=_label(entry))
+        axes.set(xscale="log", ylim=(0, 101), xlabel="training images of the class", ylabel="accuracy (%)")
+        axes.xaxis.set_major_formatter("{x:g}")
+        figure.legend(loc="outside upper center", ncols=min(3, len(accuracies)))
+
+
+def _label(text: str) -> str:
+    """A name as matplotlib shows it unchanged: no formula between dollars, no label hidden by a first underscore."""
+    text = text if len(text) <= 36 else text[:35] + "…"
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 @contextmanager
