@@ -4,8 +4,9 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
     targets = [open_target(str(folder)) for folder in folders]
     costs = measure(targets)
     known: dict[str, Data] = {}
-    runs = []
+    runs: list[Evaluated] = []
     for target, name, cost in zip(targets, shown, costs, strict=True):
         print(f"[{len(runs) + 1}/{len(folders)}] {target.path}", file=sys.stderr, flush=True)
         runs.append(evaluate(target, name, cost, known, config.device))
@@ -158,24 +159,25 @@ def measure(targets: list[Target]) -> list[dict[str, Any]]:
 
     All networks take turns, so that what else the machine does falls on all alike; equal twins are one.
     """
-    costs, networks = [], {}
-    for target in targets:
+    costs: list[dict[str, Any]] = []
+    networks: dict[Any, Callable[[], Any]] = {}  # a twin under its arguments, a packed network under its place
+    for place, target in enumerate(targets):
         packed, size = in_file(target)
-        network = target.config["network"]
-        shape = (network["name"], network["num_classes"], network["in_channels"], network["image_size"])
         x = torch.zeros(1, len(target.preprocess.mean), *target.preprocess.size)
-        networks[target.path] = (packed, x.to(memory_format=torch.channels_last))
-        cost = {"training MB": (target.path / "model.safetensors").stat().st_size / 1e6, "packed MB": size / 1e6}
+        x = x.to(memory_format=torch.channels_last)
+        networks[place] = partial(packed, x)
+        costs.append({"training MB": (target.path / "model.safetensors").stat().st_size / 1e6, "packed MB": size / 1e6})
         if binary_layers(target.model):
-            cost["twin"], float_twin = twin(*shape)
-            folded = bnn.pack(float_twin).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            networks.setdefault((*shape, *x.shape), (folded, networks[target.path][1]))
-        costs.append((cost, target.path, (*shape, *x.shape)))
-    calls = [lambda network=network, x=x: network(x) for network, x in networks.values()]
+            network = target.config["network"]
+            shape = tuple(network[name] for name in ("name", "num_classes", "in_channels", "image_size"))
+            costs[-1]["twin"], rival = twin(*shape)
+            costs[-1]["key"] = (shape, x.shape)
+            folded = bnn.pack(rival).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            networks.setdefault(costs[-1]["key"], partial(folded, x))
     with torch.inference_mode():
-        turns = take_turns(calls, ROUNDS, lambda: None)
-    taken = {key: 1e3 * median(t for turn in mine for t in turn) for key, mine in zip(networks, turns, strict=True)}
-    return [{**cost, "ms": taken[own], "twin ms": taken.get(other)} for cost, own, other in costs]
+        turns = take_turns(list(networks.values()), ROUNDS, lambda: None)
+    ms = {key: 1e3 * median(t for turn in mine for t in turn) for key, mine in zip(networks, turns, strict=True)}
+    return [{**cost, "ms": ms[i], "twin ms": ms.get(cost.get("key"))} for i, cost in enumerate(costs)]
 
 
 def in_file(target: Target) -> tuple[bnn.PackedModel, int]:

@@ -182,14 +182,10 @@ def draw(entries: Entries, runs: Sequence[Evaluated]) -> dict[str, Any]:
             for label, members in entries.items()
         }
 
-    shift = {prior: Column(prior, lambda run, prior=prior: run.priors[prior]["ece"]) for prior in runs[0].priors}
+    names = list(runs[0].priors)
+    shift = dict(zip(names, shift_columns(runs[0])[-len(names) :], strict=True))
     accuracies = {label: class_accuracies(members) for label, members in entries.items()}
-    rows = [
-        {"step": row["step"], "split": run.name, "lambda": row["lambda"]}
-        for run in runs
-        for row in run.history
-        if isinstance(row.get("lambda"), float)
-    ]
+    rows = [row for run in runs for row in balance(run)]
     return {
         "groups": svg("groups", plotting.compare, values({c.title: c for c in ACCURACY}), "accuracy (%)"),
         "frequency": svg("frequency", plotting.by_frequency, accuracies, runs[0].counts),
@@ -204,6 +200,16 @@ def draw(entries: Entries, runs: Sequence[Evaluated]) -> dict[str, Any]:
             for i, run in enumerate(runs)
         ],
     }
+
+
+def balance(run: Evaluated) -> list[dict[str, Any]]:
+    """lambda over the steps for `plotting.curves`, a line a run, or a line a phase if several have it."""
+    rows = [row for row in run.history if isinstance(row.get("lambda"), float)]
+    several = len({row["phase"] for row in rows}) > 1
+    return [
+        {"step": r["step"], "split": f"{run.name}, {r['phase']}" if several else run.name, "lambda": r["lambda"]}
+        for r in rows
+    ]
 
 
 def svg(name: str, draw: Callable[..., None], *arguments: Any) -> Markup:

@@ -24,9 +24,9 @@ SAME_DATA = ("data", "draw", "split", "classes", "class_counts")
 class Evaluated:
     """A finished run and its predictions on the test split.
 
-    name: as it is shown. config, table, history, evaluation: config.json, table.json, metrics.jsonl, evaluation.json ({}
-    if there is none). origins: configs of the runs that it came from, the nearest first. logits float [N, K], labels
-    int [N]. cost: "training MB", "packed MB", "ms", "twin ms", as far as known, and "twin", its name.
+    name: as it is shown. config, table, history, evaluation: what config.json, table.json, metrics.jsonl and
+    evaluation.json hold. origins: configs of the runs that it came from, the nearest first. logits float [N, K],
+    labels int [N]. cost: "training MB", "packed MB", "ms", "twin ms", as far as known, and "twin", its name.
     """
 
     name: str
