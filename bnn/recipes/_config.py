@@ -22,6 +22,8 @@ class RunConfig:
     """Delete the run in the folder first."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: CUDA if there is one."""
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where all figures go beside metrics.jsonl; wandb: with WANDB_MODE=offline into the run folder."""
 
 
 @dataclass(frozen=True)

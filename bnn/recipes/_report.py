@@ -45,13 +45,14 @@ def row(name: str, logits: Tensor, labels: Tensor, class_counts: Tensor, split: 
 
 
 def write(session: Session, rows: list[dict[str, Any]], logits: Tensor, labels: Tensor) -> Result:
-    """Tables of `rows`; plots of `logits` on the test split."""
+    """Plots of `logits` on the test split; tables of `rows`: table.json, the last file, marks a run as finished."""
     run, counts = session.run, session.data.class_counts
     if run.main:
-        run.write_json("table.json", rows)
-        run.write_text("table.md", markdown(rows))
         plotting.reliability(run.folder / "reliability.png", logits.double().softmax(1), labels, counts)
         plotting.per_class(run.folder / "per_class.png", metrics.class_accuracy(logits, labels), counts)
+        run.write_text("table.md", markdown(rows))
+        run.write_json("table.json", rows)
+    run.finish(rows)
     return Result(run.folder, rows, run.main)
 
 

@@ -74,6 +74,7 @@ def fit(
     first = _restore(run, phase, modules, optimizer)
     if first >= epochs:
         return
+    run.track()
     accelerator = device.accelerator
     synchronize_batch_norm(modules, device.torch_device)
     wrapped = accelerator.prepare_model(_Step(modules, step, device.autocast(not float32)))

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from bnn.training import checkpoint
+from bnn.training import tracker as trackers
 
-NOT_COMPARED = ("command", "versions", "out", "resume", "overwrite", "device", "processes", "data_root", "download")
+_PLACES = ("out", "data_root", "download", "device", "processes", "tracker")
+NOT_COMPARED = ("command", "versions", "resume", "overwrite", *_PLACES)
 
 
 class Run:
@@ -25,19 +27,22 @@ class Run:
 
     Args:
         folder: where. Made if it is not there.
-        config: what goes into config.json; must hold "recipe".
+        config: what goes into config.json; must hold "recipe". Its "tracker" (default none) gets all figures too.
         resume: continue what is there (nothing there: begin); `config` must agree with what was recorded.
         overwrite: delete the run that is there first.
         main: whether this process writes.
 
     Raises:
         ValueError: the folder holds something and neither flag was given; or it is no run folder; or a field differs.
+        ImportError: the tracker's package is not installed.
     """
 
     def __init__(self, folder: Path, config: dict, *, resume: bool = False, overwrite: bool = False, main: bool = True):
         self.folder, self.config, self.main = Path(folder), config, main
+        self._tracker: trackers.Tracker | None = None
         if not main:
             return
+        trackers.check(config.get("tracker", "none"))
         check_folder(self.folder, config, resume=resume, overwrite=overwrite)
         if overwrite and self.folder.exists():
             _remove(self.folder)
@@ -52,6 +57,23 @@ class Run:
             row = {"step": step, "epoch": epoch, "split": split, "phase": phase, **values}
             with open(self._metrics, "a") as file:
                 file.write(json.dumps(row) + "\n")
+            if self._tracker is not None:
+                self._tracker.row(row)
+
+    def track(self) -> None:
+        """Begin with the config's tracker, if it has one, by the rows that are in metrics.jsonl already."""
+        name = self.config.get("tracker", "none")
+        if self.main and name != "none" and self._tracker is None:
+            self._tracker = trackers.Tracker(name, self.folder, self.config)
+            for line in self._metrics.read_text().splitlines():
+                self._tracker.row(json.loads(line))
+
+    def finish(self, table: list[dict]) -> None:
+        """Give the tracker the rows of table.json and end it."""
+        self.track()
+        if self._tracker is not None:
+            self._tracker.finish(table)
+            self._tracker = None
 
     @property
     def _metrics(self) -> Path:
