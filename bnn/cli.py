@@ -8,6 +8,7 @@ from pathlib import Path
 VERBS = {
     "demo": "the whole story on glyphs, in minutes: train, calibrate, pack, predict",
     "train": "train RECIPE [flags]: plain, candle, vtst, ke, granularity, retrain, p2p; train chain FILE: several",
+    "sweep": "sweep RECIPE [flags]: train over seeds and fields, several values a flag; mean ± std",
     "eval": "eval RUN|FILE [--data ...]: figures of a run or a packed file",
     "pack": "pack RUN -o FILE: a run as one packed file",
     "predict": "predict FILE IMAGE...: classes of pictures",

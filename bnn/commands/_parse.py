@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import io
 import re
+import shlex
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
@@ -21,7 +22,7 @@ def parse(config: type[T], argv: list[str], prog: str) -> T:
     """
     known = flags(config)
     for token in argv:
-        if token.startswith("-") and not _is_number(token) and token not in ("-h", "--help"):
+        if is_flag(token) and token not in ("-h", "--help"):
             _check_flag(token.split("=")[0], known, prog)
     messages = io.StringIO()
     try:
@@ -60,6 +61,11 @@ def _check_flag(flag: str, known: list[str], prog: str) -> None:
     raise ValueError(f"{prog} has no flag {flag}{hint}; it has {' '.join(known)}")
 
 
+def is_flag(token: str) -> bool:
+    """Whether a token of a command line is a flag, not a value: -1 is none."""
+    return token.startswith("-") and not _is_number(token)
+
+
 def _is_number(token: str) -> bool:
     try:
         float(token)
@@ -89,3 +95,9 @@ def given(config: Any) -> dict[str, Any]:
     """The fields of a config that are not None."""
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def continuation(argv: list[str], resume: bool = True) -> str:
+    """The command that continues an interrupted `bnn ARGV`; resume=False: the command itself."""
+    kept = [token for token in argv if token not in ("--overwrite", "--resume")]
+    return shlex.join(["bnn", *kept, *(["--resume"] if resume else [])])

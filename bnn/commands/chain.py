@@ -20,7 +20,6 @@ adds to accuracy and calibration, and what its packed network costs.
 
 import dataclasses
 import json
-import os
 import statistics
 import sys
 import time
@@ -35,14 +34,14 @@ import tyro
 from bnn import recipes
 from bnn.commands._load import open_target
 from bnn.commands._parse import as_json, flags, parse
+from bnn.commands._several import OWN, Step, check_place
 from bnn.commands.pack import pack_run
 from bnn.recipes._report import markdown
 from bnn.training.checkpoint import write_text
 
 COLUMNS = ("mean", "many", "medium", "few", "ece", "size MB", "ms")
 CALLS = 50
-# What a chain sets itself
-OWN = ("--out", "--resume", "--no-resume", "--overwrite", "--no-overwrite", "--device")
+SET = (*OWN, "--device")
 
 
 @dataclass(frozen=True)
@@ -61,25 +60,13 @@ class Config:
     """Where to compute; auto: CUDA if there is one."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """A recipe, its Config and its run folder."""
-
-    recipe: str
-    config: Any
-    folder: Path
-
-
 def main(argv: list[str]) -> int:
     """Check the whole chain, run it, print its table."""
     rest, wants_json = as_json(argv)
     config = parse(Config, rest, "bnn train chain")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("bnn train chain is one process: run its steps by themselves under torchrun")
     out = config.out or Path("runs") / config.file.stem
     chain = read_steps(config.file, out, config)
-    if out.exists() and any(out.iterdir()) and not (config.resume or config.overwrite):
-        raise ValueError(f"{out} exists: add --resume to continue, --overwrite to start again, or another --out")
+    check_place("bnn train chain", out, config.resume, config.overwrite)
     rows = []
     for number, step in enumerate(chain, 1):
         print(f"[{number}/{len(chain)}] {step.recipe} -> {step.folder}", file=sys.stderr, flush=True)
@@ -117,7 +104,7 @@ def read_steps(path: Path, out: Path, config: Config) -> list[Step]:
         recipe = table.get("recipe")
         if not isinstance(recipe, str):
             raise ValueError(f"{place}: expected recipe = one of {', '.join(recipes.NAMES)}")
-        known = set(flags(recipes.find(recipe).Config)) - set(OWN)
+        known = set(flags(recipes.find(recipe).Config)) - set(SET)
         common = {name: value for name, value in shared.items() if name in known}
         used |= set(common)
         own = {f"--{name.replace('_', '-')}": value for name, value in table.items() if name != "recipe"}
@@ -135,7 +122,7 @@ def read_steps(path: Path, out: Path, config: Config) -> list[Step]:
 
 def check_fit(place: str, recipe: str, own: dict[str, Any], known: set[str], before: list[Step]) -> None:
     """Raise ValueError for a field that a chain sets itself, or a step that can't follow those before."""
-    taken = next((name for name in own if name in OWN or (name == "--from" and before)), None)
+    taken = next((name for name in own if name in SET or (name == "--from" and before)), None)
     if taken:
         raise ValueError(
             f"{place}: leave out {taken.removeprefix('--')}: the chain sets it (see bnn train chain --help)"

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from bnn import models
 from bnn.commands._load import Target, open_target
-from bnn.commands._parse import as_json, parse
+from bnn.commands._parse import as_json, continuation, parse
 from bnn.commands.eval import data_for
 from bnn.commands.pack import describe, pack_run
 from bnn.commands.predict import describe as describe_prediction
@@ -67,8 +67,7 @@ def main(argv: list[str]) -> int:
     try:
         rows, epilogue = tell(config)
     except KeyboardInterrupt:
-        command = shlex.join(["bnn", "demo", *(a for a in argv if a not in ("--overwrite", "--resume")), "--resume"])
-        raise KeyboardInterrupt(f"interrupted; continue with: {command}") from None
+        raise KeyboardInterrupt(f"interrupted; continue with: {continuation(['demo', *argv])}") from None
     table = markdown(rows, COLUMNS)
     write_text(config.out / "table.md", table + "\n" + NOTE)
     print(json.dumps(rows, indent=2) if wants_json else f"\n{table}\n{NOTE}\n{epilogue}")

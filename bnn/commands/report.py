@@ -16,10 +16,9 @@ import tyro
 
 import bnn
 from bnn.commands._load import Target, open_target
-from bnn.commands._parse import parse
+from bnn.commands._parse import continuation, parse
 from bnn.commands.bench import machine, take_turns
 from bnn.commands.eval import data_for
-from bnn.commands.train import continuation
 from bnn.data import Data
 from bnn.models.twins import twin
 from bnn.nn.real_weights import binary_layers
@@ -82,7 +81,7 @@ def check(folder: Path) -> None:
     """Raise ValueError or FileNotFoundError, naming the folder, unless it holds a finished run."""
     command = shlex.split(read_config(folder).get("command", ""))
     if not (folder / "table.json").is_file():
-        how = f": {continuation(command[2:])}" if command[:2] == ["bnn", "train"] else " with --resume"
+        how = f": {continuation(command[1:])}" if command[:1] == ["bnn"] else " with --resume"
         raise FileNotFoundError(f"{folder} has no table.json: the run did not finish; continue it{how}")
 
 

@@ -1,12 +1,11 @@
 """`bnn train RECIPE`: parse the recipe's Config, run it, print its table; `bnn train chain` runs several."""
 
 import json
-import shlex
 import sys
 
 from bnn import recipes
 from bnn.commands import chain
-from bnn.commands._parse import as_json, parse
+from bnn.commands._parse import as_json, continuation, parse
 from bnn.recipes._report import markdown
 
 
@@ -18,7 +17,7 @@ def main(argv: list[str]) -> int:
     try:
         return chain.main(argv[1:]) if argv[0] == "chain" else one(argv[0], argv[1:])
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; continue with: {continuation(argv)}") from None
+        raise KeyboardInterrupt(f"interrupted; continue with: {continuation(['train', *argv])}") from None
 
 
 def one(recipe: str, argv: list[str]) -> int:
@@ -30,9 +29,3 @@ def one(recipe: str, argv: list[str]) -> int:
         print(json.dumps(result.rows, indent=2) if wants_json else markdown(result.rows))
         print(f"run folder: {result.folder}", file=sys.stderr)
     return 0
-
-
-def continuation(argv: list[str]) -> str:
-    """The command that continues an interrupted `bnn train`."""
-    kept = [token for token in argv if token not in ("--overwrite", "--resume")]
-    return shlex.join(["bnn", "train", *kept, "--resume"])

@@ -104,9 +104,7 @@ def check_same_data(configs: Mapping[str, Mapping[str, Any]]) -> None:
                 one, two = one or "train", two or "train"
             if one != two:
                 shown = f" ({one!r} and {two!r})" if isinstance(one, str | int) else ""
-                raise ValueError(
-                    f"{first} and {name} differ in their {field_name}{shown}: compare runs on one data set"
-                )
+                raise ValueError(f"{first} and {name} differ in {field_name}{shown}: compare runs on one data set")
 
 
 def group(runs: Sequence[Evaluated]) -> dict[str, list[Evaluated]]:

@@ -12,7 +12,7 @@ PLACE = ("step", "epoch", "split", "phase")
 
 
 def check(name: str) -> None:
-    """Raise ImportError, saying what to install, unless the package behind `name` (none, tensorboard, wandb) is there."""
+    """Raise ImportError, saying what to install, unless the package behind none, tensorboard or wandb is there."""
     if name != "none" and find_spec(name) is None:
         raise ImportError(f"--tracker {name} needs {name}: pip install 'bnn-torch[track]'", name=name)
 
@@ -20,8 +20,8 @@ def check(name: str) -> None:
 class Tracker:
     """What receives the rows of metrics.jsonl, as <phase>/<split>/<name>, and at the end those of table.json.
 
-    Every phase counts its steps from 0. TensorBoard: event files in `folder`/tensorboard, which begin anew. wandb: a run
-    of project bnn (WANDB_PROJECT: of that) with files in `folder`/wandb, offline by WANDB_MODE=offline; steps are the
+    Every phase counts its steps from 0. TensorBoard: event files in `folder`/tensorboard, which begin anew. wandb: a
+    new run of project bnn (or WANDB_PROJECT) with files in `folder`/wandb, offline by WANDB_MODE=offline; steps are the
     figure <phase>/step, since its own only go up.
 
     Raises:
@@ -72,7 +72,7 @@ def _wandb(folder: Path, config: Mapping[str, Any]) -> Any:
     from accelerate.tracking import WandBTracker
 
     project = os.environ.get("WANDB_PROJECT", "bnn")
-    options = {"name": folder.name, "dir": str(folder), "config": dict(config), "reinit": "finish_previous"}
+    options = {"name": folder.resolve().name, "dir": str(folder), "config": dict(config), "reinit": "finish_previous"}
     tracker = WandBTracker(project, **options)
     try:
         tracker.start()
