@@ -159,7 +159,7 @@ def test_info_says_why_the_extension_is_missing(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        ("tarin", "unknown verb 'tarin', expected one of demo, train, eval, pack, predict, curate, info, bench"),
+        ("tarin", "unknown verb 'tarin', expected one of demo, train, sweep, eval, pack, predict,"),
         ("train plian", "recipe: expected one of plain, candle, vtst, ke, granularity, retrain, p2p; got 'plian'"),
         (
             "train plain --data mnist",

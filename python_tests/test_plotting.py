@@ -111,6 +111,25 @@ def test_curves_smooths_long_series(tmp_path, figures):
     assert set(raw.get_ydata()) == {0, 1} and all(0.4 < y < 0.6 for y in smooth.get_ydata()[6:-6])
 
 
+def test_entries_stand_side_by_side_with_their_intervals(tmp_path, figures):
+    values = {"_a$b$": {"many": (50.0, 40.0, 70.0), "few": (9.0, 8.0, 11.0)}, "c": {"few": (5.0, 5.0, 5.0)}}
+    plotting.compare(tmp_path / "c.png", values, "accuracy (%)")
+    (axes,) = figures[0].axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["many", "few"]
+    assert legend(figures[0]) == [r" _a\$b\$", "c"]  # neither hidden nor a formula
+    points, bars = axes.containers[0][0], axes.containers[0][2][0].get_segments()
+    assert points.get_ydata().tolist() == [50, 9]
+    assert [segment[:, 1].tolist() for segment in bars] == [[40, 70], [8, 11]]
+
+
+def test_by_frequency_draws_each_class_at_its_count(tmp_path, figures):
+    accuracies = torch.tensor([90.0, 10.0, math.nan, 50.0, 40.0])
+    plotting.by_frequency(tmp_path / "f.png", {"a": accuracies}, [500, 5, 3, 50, 0])
+    points, line = figures[0].axes[0].lines
+    assert points.get_xdata().tolist() == [0.5, 5, 50, 500] and points.get_ydata().tolist() == [40, 10, 50, 90]
+    assert line.get_ydata().tolist() == pytest.approx([25, 100 / 3, 50, 70])
+
+
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
@@ -137,6 +156,8 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
     [
         (lambda path: plotting.reliability(path, sample()[0], sample()[1], sample()[2]), "looks like logits"),
         (lambda path: plotting.per_class(path, [1.0], [3, 4]), r"accuracies: expected shape \[2\].* got \[1\]"),
+        (lambda path: plotting.compare(path, {"a": {}}, "%"), "values: nothing to draw"),
+        (lambda path: plotting.by_frequency(path, {"a": torch.ones(2)}, [1]), r"expected shape \[1\]; a has \[2\]"),
         (lambda path: plotting.curves(path, []), "rows: no metric to draw"),
         (lambda path: plotting.curves(path, rows(), ["acuracy"]), "names: no values of .*acuracy.*there are .*loss"),
     ],
