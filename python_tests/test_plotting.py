@@ -157,7 +157,7 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
         (lambda path: plotting.reliability(path, sample()[0], sample()[1], sample()[2]), "looks like logits"),
         (lambda path: plotting.per_class(path, [1.0], [3, 4]), r"accuracies: expected shape \[2\].* got \[1\]"),
         (lambda path: plotting.compare(path, {"a": {}}, "%"), "values: nothing to draw"),
-        (lambda path: plotting.by_frequency(path, {"a": torch.ones(2)}, [1]), r"expected shape \[1\]; a has \[2\]"),
+        (lambda path: plotting.by_frequency(path, {"a": torch.ones(2)}, [1]), r"expected shape \[1\], got \[2\] of a"),
         (lambda path: plotting.curves(path, []), "rows: no metric to draw"),
         (lambda path: plotting.curves(path, rows(), ["acuracy"]), "names: no values of .*acuracy.*there are .*loss"),
     ],
