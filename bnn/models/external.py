@@ -79,8 +79,8 @@ def body(name: str, in_channels: int = 3, pretrained: bool = False) -> Body:
         if not pretrained or isinstance(problem, ValueError):
             raise
         why = " ".join(str(problem).split())[:200]  # whatever a download raises: each library has errors of its own
-        raise ValueError(f"the weights of {name} can't be downloaded ({why}); fetch them elsewhere and give the file"
-                         ) from None  # fmt: skip
+        raise ValueError(f"the weights of {name} can't be downloaded ({why}); without a network a teacher takes a file "
+                         "(--teacher-weights), a model what the library keeps") from None  # fmt: skip
 
 
 def load(body: Body, state: dict[str, Tensor], path: str | os.PathLike) -> None:

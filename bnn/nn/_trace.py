@@ -55,7 +55,7 @@ class _WholeNorms(_Tracer):
 
 
 def _is_norm_act(module: nn.Module) -> bool:
-    return isinstance(module, nn.BatchNorm2d) and {"drop", "act"} == {name for name, _ in module.named_children()}
+    return isinstance(module, nn.BatchNorm2d) and type(module).__name__ == "BatchNormAct2d"
 
 
 def trace(model: nn.Module) -> tuple[list[dict], dict[str, nn.Module]]:

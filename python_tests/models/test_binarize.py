@@ -32,7 +32,7 @@ class Gate(nn.Module):
         return x * gate
 
 
-class NormAct(nn.BatchNorm2d):
+class BatchNormAct2d(nn.BatchNorm2d):
     """A batch norm with dropout and activation inside, under timm's names."""
 
     def __init__(self, channels: int) -> None:
@@ -72,7 +72,10 @@ class Zoo(nn.Module):
         self.stem, self.norm, self.relu = nn.Conv2d(3, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU()
         self.block = Residual(16, 32)
         self.depthwise = nn.Conv2d(32, 32, 3, 1, 1, groups=32)
-        self.grouped, self.grouped_norm = nn.Conv2d(32, 64, 3, 1, 2, dilation=2, groups=2, bias=False), NormAct(64)
+        self.grouped, self.grouped_norm = (
+            nn.Conv2d(32, 64, 3, 1, 2, dilation=2, groups=2, bias=False),
+            BatchNormAct2d(64),
+        )
         self.gate = Gate(64)
         self.reflect = nn.Conv2d(64, 32, 3, 1, 1, padding_mode="reflect")
         self.standard = Standardized(32, 32, 3, 1, 1)
@@ -216,9 +219,12 @@ class Packable(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 16, 3, 1, 1), NormAct(16)
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, 1, 1), BatchNormAct2d(16)
         self.block = Residual(16, 32)
-        self.grouped, self.grouped_norm = nn.Conv2d(32, 64, 3, 1, 2, dilation=2, groups=2, bias=False), NormAct(64)
+        self.grouped, self.grouped_norm = (
+            nn.Conv2d(32, 64, 3, 1, 2, dilation=2, groups=2, bias=False),
+            BatchNormAct2d(64),
+        )
         self.gate = Gate(64)
         acts = (nn.SiLU(), nn.Conv2d(64, 32, 1), nn.Hardswish(), nn.Conv2d(32, 32, 1), nn.GELU("tanh"))
         self.tail = nn.Sequential(*acts, nn.Conv2d(32, 32, 1), nn.Hardsigmoid(), nn.ReLU6())

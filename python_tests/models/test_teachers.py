@@ -105,7 +105,7 @@ def test_no_download(monkeypatch, tmp_path):
     pytest.importorskip("torchvision")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(ValueError, match="weights of torchvision:resnet18 can't be downloaded .*give the file"):
+    with pytest.raises(ValueError, match="weights of torchvision:resnet18 can't be downloaded .*--teacher-weights"):
         teacher("torchvision:resnet18", None, MEAN, STD, 32)
 
 
