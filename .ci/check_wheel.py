@@ -4,7 +4,8 @@ import sys
 import zipfile
 
 names = zipfile.ZipFile(sys.argv[1]).namelist()
-needed = ["bnn/__init__.py", "bnn/_C", "bnn/models/weights/glyph_teacher.safetensors", "bnn/data/", "bnn/report/page.html", "LICENSE"]
+needed = ["bnn/__init__.py", "bnn/_C", "bnn/models/weights/glyph_teacher.safetensors", "bnn/data/", "LICENSE"]
+needed += ["bnn/report/page.html", "bnn/data/glyph_lookalikes.json"]
 missing = [part for part in needed if not any(part in name for name in names)]
 stray = [name for name in names if not name.startswith(("bnn/", "bnn_torch-"))]
 if missing or stray:

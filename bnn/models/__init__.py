@@ -8,6 +8,7 @@ from bnn.models import external
 from bnn.models.binarize import binarize
 from bnn.models.birealnet import birealnet18
 from bnn.models.bnext import bnext_t
+from bnn.models.checkpoints import load_published
 from bnn.models.pretrained import pretrained
 from bnn.models.reactnet import reactnet18, reactnet_a, reactnet_tiny
 from bnn.models.resnet import resnet18, resnet34, resnet_tiny
@@ -17,7 +18,7 @@ from bnn.nn.variational_head import two_stage_head
 
 _BUILDERS = (reactnet_tiny, reactnet18, reactnet_a, birealnet18, bnext_t, resnet_tiny, resnet18, resnet34)
 
-__all__ = ["build", "check_name", "names", "pretrained", "summary", *(builder.__name__ for builder in _BUILDERS)]
+__all__ = ["build", "check_name", "load_published", "names", "pretrained", "summary", *(b.__name__ for b in _BUILDERS)]
 
 
 def names() -> list[str]:

@@ -50,6 +50,8 @@ class TrainConfig(RunConfig):
     """Training images of the largest class; default 200 for glyphs, else as many as there are."""
     fonts: str | None = None
     """Folder of more fonts to train on, glyphs only."""
+    mirror: Literal["auto", "yes", "no"] = "auto"
+    """Mirror half of the training images; auto: folders and photographs yes, characters, digits, traffic signs no."""
     model: str = "reactnet_tiny"
     """Network: a name known to bnn.models, or torchvision:NETWORK or timm:NETWORK, made binary."""
     pretrained: bool = False

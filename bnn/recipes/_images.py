@@ -47,7 +47,8 @@ class TrainingImages:
         same = all(fields.get(name) == value for name, value in changes.items())
         data = session.data if same else load_data(fields, **changes)
         self.dataset: Images = data.splits["train"]
-        self.normalize, self.flip = data.preprocess.normalize, data.flip
+        self.normalize = data.preprocess.normalize
+        self.flip = {"yes": True, "no": False}.get(fields.get("mirror", "auto"), data.flip)
         self.seed, self.size, self.mix, self.balanced = seed, size, mix, balanced
         self.by_class = self.dataset.labels.argsort(stable=True)
 

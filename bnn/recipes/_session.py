@@ -23,7 +23,7 @@ from bnn.training.run import Run, check_folder, load_model, read_config, version
 
 DATA_FIELDS = ("draw", "image_size", "num_classes", "profile", "imbalance", "n_max", "fonts", "data_root")
 # What a run takes over from the one that it starts from
-INHERITED = ("data", *DATA_FIELDS, "split", "model", "seed", "loss", "sampler", "reweight_from")
+INHERITED = ("data", *DATA_FIELDS, "split", "mirror", "model", "seed", "loss", "sampler", "reweight_from")
 HOLD_OUT = 20  # every 20th source image is kept for validation
 
 

@@ -20,6 +20,16 @@ def session(student) -> Session:
     return Session(Run(student, fields, resume=True), data, devices.start("cpu", "no"), data.class_counts)
 
 
+@pytest.mark.parametrize("mirror, flip", [("auto", False), ("no", False), ("yes", True)])
+def test_images_are_mirrored_on_demand(session, mirror, flip):
+    """Of 64 images some come out otherwise than without, and only with `yes`: characters are not mirrored."""
+    config = {**session.run.config, "mirror": mirror}
+    asked = dataclasses.replace(session, run=SimpleNamespace(config=config))
+    batch = {**session.data.splits["train"].__getitems__(range(64)), "epoch": 0}
+    plain, images = (TrainingImages(s, seed=0, size=16)(batch) for s in (session, asked))
+    assert bool((plain != images).any()) == flip
+
+
 def test_mixing_depends_on_the_image_not_on_the_batch(session):
     data = session.data
     images = TrainingImages(session, seed=0, size=16, mix="mixup")
