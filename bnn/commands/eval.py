@@ -1,9 +1,10 @@
 """`bnn eval RUN|FILE`: accuracy and calibration on a data set; strange images, corruptions, other frequencies."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -14,6 +15,8 @@ from bnn.data import NAMES, Data, corruptions, options
 from bnn.recipes._report import row
 from bnn.recipes._session import DATA_FIELDS, load_data
 from bnn.training.device import start
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,25 @@ def main(argv: list[str]) -> int:
     target.model.to(device)
     subject = Subject(target, data, config.split, device)
     figures = row(str(config.target), *subject.outputs, data.class_counts, config.split)
-    found = {
-        "ood": [ood(subject, spec, config.data_root, config.download) for spec in config.ood],
-        "corruptions": [corrupted(subject, name, severity) for name in names for severity in corruptions.SEVERITIES],
-        "shift": shifted(subject) if config.shift else [],
-    }
-    found = {kind: rows for kind, rows in found.items() if rows}
+    found: dict[str, list[dict[str, Any]]] = {}
+    if config.ood:
+        found["ood"] = [ood(subject, spec, config.data_root, config.download) for spec in _shown("ood", config.ood)]
+    if names:
+        harms = [(name, severity) for name in names for severity in corruptions.SEVERITIES]
+        found["corruptions"] = [corrupted(subject, *harm) for harm in _shown("corruptions", harms)]
+    if config.shift:
+        found["shift"] = shifted(subject)
     if found and target.config:
         keep(target.path / "evaluation.json", found, condition(config, target.config))
     print(json.dumps({**figures, **found}, indent=2) if wants_json else tables(figures, found))
     return 0
+
+
+def _shown(what: str, items: Sequence[Item]) -> Iterable[Item]:
+    """`items` with a progress bar on stderr."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=what, leave=False)
 
 
 def _own(fields: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
