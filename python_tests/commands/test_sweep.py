@@ -37,7 +37,7 @@ def commands(capsys, *arguments):
 
 
 def test_a_killed_sweep_continues_where_it_stood(tmp_path, capsys, monkeypatch):
-    arguments = ["sweep", "plain", *TINY, "--epochs", "2", "--seed", "0", "1", "--out", "grid", "--json"]
+    arguments = ["sweep", "plain", *TINY, "--epochs", "4", "--seed", "0", "1", "--out", "grid", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(Path(bnn.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WITHOUT_PLOTS, *arguments]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=-3, stderr=-3)
@@ -57,7 +57,7 @@ def test_a_killed_sweep_continues_where_it_stood(tmp_path, capsys, monkeypatch):
     assert main([*arguments, "--resume"]) == 0
     captured = capsys.readouterr()
     assert (first / "table.json").stat().st_mtime_ns == before
-    assert "train epoch 1/2" not in captured.err and "train epoch 2/2" in captured.err
+    assert "train epoch 1/4" not in captured.err and "train epoch 4/4" in captured.err
     record = json.loads(captured.out)
     assert record == json.loads((tmp_path / "grid" / "sweep.json").read_text())
     assert [run["status"] for run in record["runs"]] == ["finished"] * 2
