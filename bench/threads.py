@@ -7,7 +7,7 @@ import argparse
 import os
 import time
 from dataclasses import replace
-from multiprocessing import Barrier, Process, Queue
+from multiprocessing import get_context
 from statistics import median
 from typing import Any
 
@@ -18,25 +18,26 @@ from bench._peaks import UNITS, peak
 from bench._peers import ours
 from python_tests.shapes import CONVS
 
+SECONDS = 0.2  # of a peak
+
 
 def at_once(unit: str, count: int) -> float:
     """Work of `count` processes at a peak at the same time, by that of one."""
-    barrier, answers = Barrier(count), Queue()
+    context = get_context("fork")  # a child has the compiled peaks already
+    barrier, answers = context.Barrier(count), context.Queue()
 
     def measure() -> None:
         barrier.wait()
-        answers.put(peak(unit, 0.2))
+        answers.put(peak(unit, SECONDS))
 
-    def total(processes: list[Process]) -> float:
-        for process in processes:
-            process.start()
-        rates = [answers.get() for _ in processes]
-        for process in processes:
-            process.join()
-        return sum(rates)
-
-    alone = peak(unit, 0.2)
-    return total([Process(target=measure) for _ in range(count)]) / alone
+    alone = peak(unit, SECONDS)
+    processes = [context.Process(target=measure) for _ in range(count)]
+    for process in processes:
+        process.start()
+    total = sum(answers.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return total / alone
 
 
 def seconds(call: Any, threads: int) -> float:
@@ -50,13 +51,13 @@ def seconds(call: Any, threads: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print and save a row a layer."""
     parser = argparse.ArgumentParser(prog="python -m bench.threads", description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--save", metavar="NAME", help="append the rows to bench/results/NAME.jsonl")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     threads = len(os.sched_getaffinity(0))
     facts = {**machine(), "threads": threads}
     for unit in UNITS:

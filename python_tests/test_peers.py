@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from shapes import CONVS, Conv
 
 import bnn
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from bench import _peaks, _peers, peers  # noqa: E402
+from bench import _peaks, _peers, peers, threads  # noqa: E402
 
 SMALL = (Conv(1, 64, 6, 5, 32, 3, 3, padding=(1, 1)), Conv(1, 64, 7, 7, 64, 3, 3, (2, 2), groups=64))
 CHILD = """
@@ -103,6 +104,18 @@ def test_patience_waits_for_calm_rounds(monkeypatch):
     monkeypatch.setattr(peers, "quiet", lambda: next(looks))
     monkeypatch.setattr(peers, "PAUSE", 1e-3)
     assert [calm for calm, _ in peers.measure([Steady("ours", 1e-3)], rounds=3, patience=60)] == [True] * 3
+
+
+def test_one_thread_against_all(monkeypatch, capsys):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(threads, "SECONDS", 1e-3)
+    try:
+        threads.main(["--batch", "1", "--rounds", "1"])
+    finally:
+        torch.set_num_threads(before)
+    told = capsys.readouterr().out
+    assert all(f"\n{name} " in told for name in CONVS if name.startswith("resnet18/"))
+    assert all(f"{unit}: " in told for unit in _peaks.UNITS if _peaks.peak(unit))
 
 
 def test_layers():

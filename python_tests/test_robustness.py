@@ -43,6 +43,21 @@ def test_priors():
     assert found["train"].tolist() == pytest.approx([10 / 260, 200 / 260, 50 / 260])
     assert found["reversed"].tolist() == pytest.approx([200 / 260, 10 / 260, 50 / 260])
     assert found["balanced"].tolist() == pytest.approx([1 / 3] * 3)
+    assert robustness.priors(torch.tensor([5, 200, 30, 7]))["reversed"].mul(242).tolist() == pytest.approx(
+        [200, 5, 7, 30]
+    )
+
+
+def test_under_the_shares_of_the_images_it_is_the_plain_figure():
+    logits, _ = random_logits(19, 3, 0)
+    counts = torch.tensor([10, 6, 3])
+    labels = torch.arange(3).repeat_interleave(counts)
+    found = robustness.evaluate_under(counts / 19, logits, labels, counts)
+    p = logits.double().softmax(1)
+    expected = {"accuracy": metrics.accuracy(p, labels), "ece": metrics.ece(p, labels), "nll": metrics.nll(p, labels)}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    with pytest.raises(ValueError, match="class counts: expected shape"):
+        robustness.evaluate_under(counts / 19, logits, labels, torch.ones(4))
 
 
 def test_weights_do_what_repeated_images_do():

@@ -28,17 +28,7 @@ from bnn.training.checkpoint import write_text
 from bnn.training.run import check_folder, read_json
 
 TOLD = (ValueError, FileNotFoundError, ImportError, FloatingPointError)  # what their message says is enough
-FLAGS = (
-    "--out",
-    "--resume",
-    "--no-resume",
-    "--overwrite",
-    "--no-overwrite",
-    "--dry-run",
-    "--no-dry-run",
-    "--help",
-    "-h",
-)
+FLAGS = (*OWN, "--dry-run", "--no-dry-run", "--help", "-h")  # of the sweep itself
 
 
 @dataclass(frozen=True)
@@ -142,14 +132,12 @@ def grid(config: Config, out: Path, swept: list[list[str]]) -> Iterator[Cell]:
     """Every combination with its complete Config.
 
     Raises:
-        ValueError: an unknown flag or value, a flag that the sweep sets, the same run twice.
+        ValueError: an unknown flag or value, the same run twice.
     """
     recipe = recipes.find(config.recipe).Config
     known = flags(recipe)
     choices: dict[str, list[list[str]]] = {}
     for group in swept:
-        if group[0] in OWN:
-            raise ValueError(f"leave out {group[0]}: the sweep sets it for each run (see bnn sweep --help)")
         positive = "--" + group[0].removeprefix("--no-")
         name = positive if positive in known else group[0]
         choices.setdefault(name, []).extend(alternatives(group, name in _lists(recipe)))

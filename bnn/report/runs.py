@@ -1,4 +1,4 @@
-"""Finished runs side by side: the same data, groups that differ only in the seed, figures under other priors."""
+"""Finished runs side by side: the same data, groups that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from bnn import metrics
+from bnn.robustness import evaluate_under, priors
 
 # Fields that say where a run stands, not what it computes; `from` is compared by what it names
-ASIDE = ("seed", "command", "versions", "out", "resume", "overwrite", "device", "processes", "tracker", "from")
+PLACES = ("out", "data_root", "download", "device", "processes", "tracker")
+ASIDE = ("seed", "from", "command", "versions", "resume", "overwrite", *PLACES)
 SAME_DATA = ("data", "draw", "split", "classes", "class_counts")
+PRIOR_TITLES = {"train": "as in training"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,12 @@ class Evaluated:
 
     @cached_property
     def priors(self) -> dict[str, dict[str, float]]:
-        return {name: under_prior(self.logits, self.labels, prior) for name, prior in priors(self.counts).items()}
+        """Figures under each of `robustness.priors`; a class without test images has no share."""
+        present = self.labels.bincount(minlength=len(self.counts)) > 0
+        return {
+            PRIOR_TITLES.get(name, name): evaluate_under(prior * present, self.logits, self.labels, self.counts)
+            for name, prior in priors(self.counts).items()
+        }
 
     @property
     def disagreement(self) -> float:
@@ -59,36 +67,6 @@ class Evaluated:
 
 
 Entries = Mapping[str, Sequence[Evaluated]]
-
-
-def under_prior(logits: Tensor, labels: Tensor, prior: Tensor) -> dict[str, float]:
-    """Accuracy, ECE (%) and NLL (nats) as they would be if the share of class k among the images were prior[k].
-
-    Every image counts prior[label] / images of its class: exact importance weights, p(x | class) stays. logits [N, K],
-    labels int [N], prior [K] of nonnegative numbers, normalized here over the classes that have images. With the shares
-    of the test split itself this is `metrics.accuracy`, `ece`, `nll`. ValueError: shapes, labels, NaN.
-    """
-    z, labels = metrics.check_logits(logits, labels)
-    prior = metrics.check_counts(prior, z.shape[1], smallest=0)
-    weight = (prior / labels.bincount(minlength=len(prior)))[labels]
-    weight = weight / weight.sum()
-    log_p = z.log_softmax(1)
-    confidence, predicted = log_p.exp().max(1)
-    correct = (predicted == labels).double()
-    bin_of = torch.bucketize(confidence, torch.linspace(0, 1, metrics.BINS + 1, dtype=torch.float64)[1:-1])
-    return {
-        "accuracy": 100 * (weight * correct).sum().item(),
-        "ece": 100 * torch.bincount(bin_of, weight * (confidence - correct)).abs().sum().item(),
-        "nll": -(weight * log_p.gather(1, labels[:, None])[:, 0]).sum().item(),
-    }
-
-
-def priors(counts: Tensor) -> dict[str, Tensor]:
-    """Class frequencies [K] to report under: equal ones, those of training, and these in reverse order of size."""
-    order = counts.argsort(stable=True)
-    reverse = torch.empty_like(counts)
-    reverse[order] = counts[order.flip(0)]
-    return {"balanced": torch.ones_like(counts), "as in training": counts, "reversed": reverse}
 
 
 def check_same_data(configs: Mapping[str, Mapping[str, Any]]) -> None:

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from bnn import metrics
-from bnn.report.runs import Evaluated, check_same_data, describe, group, priors, under_prior
+from bnn.report.runs import ASIDE, Evaluated, check_same_data, describe, group
+from bnn.robustness import evaluate_under
+from bnn.training.run import NOT_COMPARED
 
 CONFIG = {
     "recipe": "plain", "data": "glyphs", "seed": 0, "loss": "ce", "epochs": 2, "command": "bnn train", "out": None,
@@ -21,33 +23,18 @@ def run(name, table=(), origins=(), **changes):
     return Evaluated(name, CONFIG | changes, list(table), *sample(), origins=list(origins))
 
 
-def test_under_the_shares_of_the_images_it_is_the_plain_figure():
-    logits, labels = sample((10, 6, 3))
-    found = under_prior(logits, labels, torch.tensor([10, 6, 3]))
-    p = logits.double().softmax(1)
-    expected = {"accuracy": metrics.accuracy(p, labels), "ece": metrics.ece(p, labels), "nll": metrics.nll(p, labels)}
-    assert found == pytest.approx(expected)
-
-
-def test_a_prior_is_as_repeating_images():
-    logits, labels = sample()
-    times = torch.tensor([5, 2, 1])[labels]
-    many, of = logits.repeat_interleave(times, 0).double().softmax(1), labels.repeat_interleave(times)
-    found = under_prior(logits, labels, torch.tensor([5, 2, 1]))
-    expected = {"accuracy": metrics.accuracy(many, of), "ece": metrics.ece(many, of), "nll": metrics.nll(many, of)}
-    assert found == pytest.approx(expected)
-
-
-def test_a_class_without_images_has_no_share():
+def test_a_class_without_test_images_has_no_share():
     logits, labels = sample((4, 4, 0))
-    assert under_prior(logits, labels, torch.tensor([1, 1, 50])) == under_prior(logits, labels, torch.tensor([1, 1, 0]))
-    with pytest.raises(ValueError, match="class counts: expected shape"):
-        under_prior(logits, labels, torch.ones(4))
+    found = Evaluated("a", CONFIG, [], logits, labels).priors
+    assert list(found) == ["balanced", "as in training", "reversed"]
+    p = logits.double().softmax(1)
+    assert found["balanced"]["ece"] == pytest.approx(metrics.ece(p, labels))
+    shares = torch.tensor([0.75, 0.25, 0])
+    assert found["as in training"] == pytest.approx(evaluate_under(shares, logits, labels, CONFIG["class_counts"]))
 
 
-def test_reversed_frequencies_belong_to_the_other_end():
-    found = priors(torch.tensor([5, 200, 30, 7]))
-    assert found["reversed"].tolist() == [200, 5, 7, 30] and found["balanced"].tolist() == [1, 1, 1, 1]
+def test_what_a_resume_does_not_compare_groups_do_not_either():
+    assert set(NOT_COMPARED) < set(ASIDE)
 
 
 def test_runs_that_differ_in_the_seed_only_are_one_entry():
