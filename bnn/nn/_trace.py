@@ -139,7 +139,7 @@ def free_name(name: str, steps: list[dict]) -> str:
 def _function_step(node: fx.Node, names: dict[fx.Node, str], name: str) -> dict:
     kind = _FUNCTIONS.get(node.target)
     if kind is None:
-        raise ValueError(f"pack: operation {node.target!r} is not one that a packed network has; "
+        raise ValueError(f"pack: operation {node.name!r} is not one that a packed network has; "
                          f"expected one of {sorted(_program.FUNCTIONS)}")  # fmt: skip
     inputs, options = _PARAMETERS[kind]
     given = dict(zip((*inputs, *options), node.args, strict=False)) | node.kwargs

@@ -1,6 +1,7 @@
 """Published checkpoint formats: files with their keys and shapes, against networks that compute what these mean."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,16 @@ import torch
 from models import published
 from torch import Tensor, nn
 
+from bnn.models import birealnet, bnext, reactnet
 from bnn.models.checkpoints import load_published, read_state
 
-NAMES = ("reactnet_a", "reactnet18", "birealnet18", "bnext_t")
+NAMES = {"reactnet_a": 13, "reactnet18": 16, "birealnet18": 16, "bnext_t": 31}  # blocks; of BNext units, 13 + 8 + 2 x 5
 CLASSES = 5
+# Theirs and ours, in the same order
+BLOCKS = (
+    published.MobileBlock, published.ResBlock, published.Unit, reactnet.MobileBlock, reactnet.Block, birealnet.Block,
+    bnext.Unit,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -21,16 +28,38 @@ def references() -> dict[str, nn.Module]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_function(references, name, tmp_path):
-    """The wrapper and the prefix are those of the authors' training scripts."""
+    """Block by block. The wrapper and the prefix are those of the authors' training scripts."""
     reference, path = references[name], tmp_path / "model_best.pth.tar"
     state = {f"module.{key}": value for key, value in reference.state_dict().items()}
     torch.save({"epoch": 3, "state_dict": state, "best_top1_acc": torch.tensor(69.4)}, path)
     model = load_published(name, path)
     assert not model.training
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(7))
+    theirs, ours = ([m for m in net.modules() if type(m) in BLOCKS] for net in (reference, model))
+    inputs = [record(block) for block in theirs]
     with torch.no_grad():
-        expected, found = reference(x), model(x)
-    assert expected.std() > 0.05
+        expected = reference(x)
+        for block, seen in zip(ours, inputs, strict=True):
+            block.register_forward_pre_hook(partial(go_on_with, seen))
+        found = model(x)
+    assert expected.std() > 0.05 and len(ours) == NAMES[name]
+    check(found, expected)
+
+
+def record(block: nn.Module) -> list[Tensor]:
+    """Filled with what the block reads when it runs."""
+    seen: list[Tensor] = []
+    block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    return seen
+
+
+def go_on_with(seen: list[Tensor], _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """What the block before made is what theirs made; from there on the same, or rounding would move signs."""
+    check(inputs[0], seen[0])
+    return (seen[0],)
+
+
+def check(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
