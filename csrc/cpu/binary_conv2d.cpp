@@ -113,7 +113,7 @@ ConvPlan binary_conv2d_plan(const BinaryConv2d& problem, Route route) {
   p.border_sums = g.padded() && g.pad_value == 0 && !g.depthwise();
   const bool unit = route == Route::automatic && isa_current() == Isa::amx;
   if (!(route == Route::tiles || unit) || !plan_tiles(p, route == Route::tiles)) p.tiles = {};
-  if (p.tiled()) p.pixel_bytes = 0, p.border_sums = false;
+  if (p.tiled()) p.pixel_bytes = 0;
   return p;
 }
 
@@ -130,12 +130,12 @@ int64_t image_words(const ConvPlan& p) {
 
 int64_t filter_units(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
-  return g.depthwise() ? g.Kg() * g.taps() : g.G * p.group_panels;
+  return g.depthwise() ? g.Kg() * g.taps() : g.G * (p.tiled() ? p.tiles.panels : p.group_panels);
 }
 
 int64_t pixel_words(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
-  return g.depthwise() ? filter_units(p) * g.L() : filter_units(p) * p.row_words * kPanel;
+  return g.depthwise() ? filter_units(p) * g.L() : g.G * p.group_panels * p.row_words * kPanel;
 }
 
 int64_t panels_words(const ConvPlan& p) { return p.tiled() ? tile_panels_words(p) : pixel_words(p); }
@@ -190,7 +190,7 @@ void binary_conv2d(const ConvPlan& p, int64_t begin, int64_t end, uint64_t* scra
       const int64_t column = group * g.Kg() + in_group;
       k.bgemm(a, count, p.row_words, p.panels + panel * p.row_words * kPanel, base, column, dot + column, p.ld);
     }
-    store_rows(p.epilogue, dot, p.ld, first, count);
+    store_rows(p.epilogue, {.wide = dot, .ld = p.ld}, {first, count, 0, g.K});
   }
 }
 

@@ -1,22 +1,24 @@
 #include "bnn/epilogue.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "cpu/ukernels.h"
 
 namespace bnn::cpu {
 
-void store_rows(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows) {
+void store_rows(const Epilogue& e, const Dots& dots, const OutputPart& part) {
   switch (e.kind) {
     case Epilogue::Kind::integer:
-      for (int64_t r = 0; r < rows; ++r) {
-        std::memcpy(e.sums + (row + r) * e.channels, dot + r * ld, static_cast<size_t>(e.channels) * sizeof(int32_t));
-      }
-      return;
+      return dots.visit([&](const auto* dot) {
+        int32_t* sums = e.sums + part.row * e.channels + part.channel;
+        for (int64_t r = 0; r < part.rows; ++r, dot += dots.ld, sums += e.channels) {
+          std::copy_n(dot, part.channels, sums);
+        }
+      });
     case Epilogue::Kind::scaled:
-      return ukernels().epilogue_scaled(e, dot, ld, row, rows);
+      return ukernels().epilogue_scaled(e, dots, part);
     case Epilogue::Kind::fused:
-      return ukernels().epilogue_fused(e, dot, ld, row, rows);
+      return ukernels().epilogue_fused(e, dots, part);
   }
 }
 

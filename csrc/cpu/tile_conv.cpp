@@ -1,6 +1,7 @@
 #include "cpu/tile_conv.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "bnn/epilogue.h"
@@ -10,47 +11,121 @@
 namespace bnn::cpu {
 namespace {
 
-int64_t group_count(const ConvPlan& p) { return p.geometry.G * p.group_panels; }
+// Memory cut into parts, each on cache lines of its own. Without memory it only counts.
+class Parts {
+ public:
+  explicit Parts(void* begin = nullptr) : at_(reinterpret_cast<uintptr_t>(begin)) {}
 
-int64_t round_to_line(int64_t words) { return ceil_div(words, 8) * 8; }
+  template <class T>
+  T* take(int64_t count) {
+    auto* part = reinterpret_cast<T*>(at_ + static_cast<uintptr_t>(bytes_));
+    bytes_ += ceil_div(count * static_cast<int64_t>(sizeof(T)), 64) * 64;
+    return part;
+  }
+
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  uintptr_t at_;
+  int64_t bytes_ = 0;
+};
 
 // Tiles may read pixels past the last one, a step bytes past the last channel.
-int64_t block_words(const ConvPlan& p) {
+int64_t block_pixels(const ConvPlan& p) {
   const TilePlan& t = p.tiles;
-  const int64_t pixels = t.images * t.planes() * t.plane() + kTileRows;
-  return round_to_line(ceil_div(pixels * p.geometry.C + kWordBits, 8));
+  return t.images * t.planes() * t.plane() + kTileRows;
 }
 
-int64_t job_words(const ConvPlan& p) { return round_to_line(ceil_div(p.tiles.job * p.tiles.rows * p.ld, 2)); }
+int64_t class_count(const ConvPlan& p) { return p.border_sums ? p.rows.size() * p.columns.size() : 1; }
 
-// A panel of tiles, where filters are expanded for every job; the whole of it only for jobs that come back to it.
-bool whole_panel(const ConvPlan& p) { return p.tiles.job > kRingTiles; }
+TilePanel take_panel(const ConvPlan& p, Parts& parts) {
+  const int64_t steps = p.tiles.steps();
+  auto* codes = parts.take<uint64_t>(steps * tiles_of(p.geometry.Kg()) * kCodeWords);
+  auto* groups = parts.take<uint8_t>(steps);
+  auto* base = parts.take<int16_t>(class_count(p) * kWordBits);
+  auto* limited = parts.take<uint8_t>(1);
+  return {codes, groups, base, limited, parts.take<uint64_t>(1)};
+}
 
-int64_t buffer_words(const ConvPlan& p) {
+int64_t panel_bytes(const ConvPlan& p) {
+  Parts parts;
+  take_panel(p, parts);
+  return parts.bytes();
+}
+
+TilePanel panel_at(const ConvPlan& p, int64_t i) {
+  Parts parts(reinterpret_cast<uint8_t*>(p.panels) + i * panel_bytes(p));
+  return take_panel(p, parts);
+}
+
+// Tiles that may be multiplied at once by a group's panels
+int64_t job_tiles(const ConvPlan& p, int64_t group) {
   const TilePlan& t = p.tiles;
-  return t.expand_once ? 0 : (whole_panel(p) ? ceil_div(t.steps(), t.weave) * t.weave : kRing) * kTileBytes / 8;
+  if (t.job <= kJobTiles) return t.job;
+  for (int64_t i = group * t.panels; i < (group + 1) * t.panels; ++i) {
+    const uint8_t* groups = panel_at(p, i).groups;
+    if (std::count(groups, groups + t.steps(), 1) > 2) return kJobTiles;
+  }
+  return t.job;
 }
 
 bool words_as_they_are(const ConvPlan& p) { return p.geometry.Cg() % kWordBits == 0; }
 
-// Filters of panels [panel, panel + count) of a group, as they are or packed [count * 16, steps]
-FilterWords filter_words(const ConvPlan& p, int64_t panel, int64_t count, const uint64_t* packed) {
+// Panel i of a group
+FilterWords filter_words(const ConvPlan& p, int64_t group, int64_t i) {
   const ConvGeometry& g = p.geometry;
-  const TilePlan& t = p.tiles;
-  const uint64_t* valid = t.valid.empty() ? nullptr : t.valid.data();
-  if (!words_as_they_are(p)) return {packed, t.steps(), count * kPanel, t.steps(), valid};
-  const int64_t in_group = panel % p.group_panels * kPanel, k0 = panel / p.group_panels * g.Kg() + in_group;
-  const int64_t stride = g.taps() * g.Lg();
-  return {p.weight + k0 * stride, stride, std::min(count * kPanel, g.Kg() - in_group), t.steps(), valid};
+  const int64_t stride = g.taps() * g.Lg(), first = i * kWordBits;
+  return {p.weight + (group * g.Kg() + first) * stride,
+          stride,
+          std::min<int64_t>(kWordBits, g.Kg() - first),
+          p.tiles.steps(),
+          p.tiles.place.data(),
+          nullptr,
+          g.Lg()};
 }
 
-void pack_rows(const ConvPlan& p, int64_t panel, uint64_t* packed) {
+// Filters whose taps don't fill words: packed [64, steps], their ones counted.
+FilterWords pack_rows(const ConvPlan& p, const FilterWords& filters, uint64_t* packed, int16_t* ones) {
   const ConvGeometry& g = p.geometry;
-  const int64_t in_group = panel % p.group_panels * kPanel, k0 = panel / p.group_panels * g.Kg() + in_group;
-  const int64_t last = std::min<int64_t>(kPanel, g.Kg() - in_group) - 1;
-  for (int64_t i = 0; i < kPanel; ++i) {
-    const uint64_t* filter = p.weight + (k0 + std::min(i, last)) * g.taps() * g.Lg();
-    pack_filter(p, filter, p.tiles.run_taps, packed + i * p.tiles.steps());
+  const int64_t steps = p.tiles.steps();
+  for (int64_t k = 0; k < filters.filters; ++k) {
+    pack_filter(p, filters.row(k), p.tiles.run_taps, packed + k * steps);
+    const uint64_t* word = filters.row(k);
+    for (int64_t t = 0; t < g.taps(); ++t) {
+      int count = 0;
+      for (int64_t j = 0; j < g.Lg(); ++j) count += popcount(*word++);
+      ones[t * kWordBits + k] = static_cast<int16_t>(count);
+    }
+  }
+  return {packed, steps, filters.filters, steps, filters.place, p.tiles.valid.data(), 0};
+}
+
+// base [classes, 64] = sum over taps inside of w, a filter's +-1: what its products with bits 0 sum to.
+void fill_base(const ConvPlan& p, const int16_t* filter_ones, int16_t* base) {
+  const ConvGeometry& g = p.geometry;
+  const TapRange all_rows{0, g.R}, all_columns{0, g.S};
+  for (int64_t i = 0; i < class_count(p); ++i, base += kWordBits) {
+    const TapRange rows = p.border_sums ? p.rows.inside[i / p.columns.size()] : all_rows;
+    const TapRange columns = p.border_sums ? p.columns.inside[i % p.columns.size()] : all_columns;
+    std::fill_n(base, kWordBits, int16_t{0});
+    for (int64_t r = rows.begin; r < rows.end; ++r) {
+      for (int64_t s = columns.begin; s < columns.end; ++s) {
+        const int16_t* ones = filter_ones + (r * g.S + s) * kWordBits;
+        for (int k = 0; k < kWordBits; ++k) base[k] = static_cast<int16_t>(base[k] + g.Cg() - 2 * ones[k]);
+      }
+    }
+  }
+}
+
+// Where a panel's words alone are asked for: base becomes what the rest of a dot product has to be below.
+void limit_base(const ConvPlan& p, int64_t panel, const TilePanel& to) {
+  const ConvGeometry& g = p.geometry;
+  constexpr int64_t kMostBits = 16383;  // the rest is up to twice that
+  int32_t limits[kWordBits];
+  const int64_t channel = panel / p.tiles.panels * g.Kg() + panel % p.tiles.panels * kWordBits;
+  *to.limited = g.bits() <= kMostBits && ukernels().sign_limits(p.epilogue, channel, limits, to.falling);
+  for (int64_t i = 0; *to.limited && i < class_count(p) * kWordBits; ++i) {
+    to.base[i] = static_cast<int16_t>(std::clamp(limits[i % kWordBits] - to.base[i], -32768, 32767));
   }
 }
 
@@ -60,7 +135,7 @@ struct Block {
 };
 
 // One row of a plane: columns (ow + x) stride + phase - pad of row h of image n
-void fill_row(const ConvPlan& p, const Block& b, int64_t n, int64_t h, int64_t phase, int8_t* to) {
+void fill_row(const ConvPlan& p, const Block& b, int64_t n, int64_t h, int64_t phase, uint8_t* to, int16_t* ones) {
   const ConvGeometry& g = p.geometry;
   const int64_t width = b.columns + p.tiles.reach_w;
   int64_t begin = width, end = width;
@@ -69,13 +144,17 @@ void fill_row(const ConvPlan& p, const Block& b, int64_t n, int64_t h, int64_t p
     begin = w >= 0 ? 0 : std::min(width, ceil_div(-w, g.stride_w));
     end = w >= g.W ? begin : std::clamp(ceil_div(g.W - w, g.stride_w), begin, width);
     const uint64_t* from = p.x + ((n * g.H + h) * g.W + w + begin * g.stride_w) * g.L();
-    ukernels().expand_pixels(from, g.stride_w * g.L(), end - begin, g.C, to + begin * g.C);
+    ukernels().expand_pixels(from, g.stride_w * g.L(), end - begin, g.C, to + begin * g.C, ones + begin);
   }
-  std::memset(to, g.pad_value, static_cast<size_t>(begin * g.C));
-  std::memset(to + end * g.C, g.pad_value, static_cast<size_t>((width - end) * g.C));
+  const int outside = g.pad_value < 0 ? 1 : 0;
+  const auto outside_ones = static_cast<int16_t>(outside * g.C);
+  std::memset(to, outside, static_cast<size_t>(begin * g.C));
+  std::memset(to + end * g.C, outside, static_cast<size_t>((width - end) * g.C));
+  std::fill(ones, ones + begin, outside_ones);
+  std::fill(ones + end, ones + width, outside_ones);
 }
 
-void fill_block(const ConvPlan& p, const Block& b, int8_t* bytes) {
+void fill_block(const ConvPlan& p, const Block& b, uint8_t* bytes, int16_t* ones) {
   const ConvGeometry& g = p.geometry;
   const TilePlan& t = p.tiles;
   for (int64_t n = b.n; n < b.n + b.images; ++n) {
@@ -83,11 +162,22 @@ void fill_block(const ConvPlan& p, const Block& b, int8_t* bytes) {
       for (int64_t phase_w : t.phases_w) {
         for (int64_t y = 0; y < b.rows + t.reach_h; ++y) {
           const int64_t h = (b.oh + y) * g.stride_h + phase_h - g.pad_h;
-          fill_row(p, b, n, h, phase_w, bytes + y * t.pitch() * g.C);
+          fill_row(p, b, n, h, phase_w, bytes + y * t.pitch() * g.C, ones + y * t.pitch());
         }
         bytes += t.plane() * g.C;
+        ones += t.plane();
       }
     }
+  }
+}
+
+// ones [pixels] of a group alone
+void count_group(const ConvPlan& p, int64_t pixels, const uint8_t* bytes, int16_t* ones) {
+  const ConvGeometry& g = p.geometry;
+  for (int64_t i = 0; i < pixels; ++i, bytes += g.C) {
+    int count = 0;
+    for (int64_t c = 0; c < g.Cg(); ++c) count += bytes[c];
+    ones[i] = static_cast<int16_t>(count);
   }
 }
 
@@ -121,14 +211,109 @@ class Tiles {
   int64_t run_, columns_, a_row_, an_image_;
 };
 
-// Runs of output pixels to the epilogue, neighbours together
+struct Workspace {
+  uint8_t* bytes;               // of a block
+  int16_t* ones;                // of its pixels
+  int32_t *row_base, *row_add;  // see TileProducts
+  int64_t* row_word;            // see TileProducts
+  int16_t* dot;                 // see TileProducts
+  int64_t* starts;              // [job]
+
+  Workspace(const ConvPlan& p, Parts& parts) {
+    const TilePlan& t = p.tiles;
+    bytes = parts.take<uint8_t>(block_pixels(p) * p.geometry.C + kWordBits);
+    ones = parts.take<int16_t>(block_pixels(p) + kTogether);
+    row_base = parts.take<int32_t>(block_pixels(p) + kTogether);
+    row_add = parts.take<int32_t>(block_pixels(p) + kTogether);
+    row_word = parts.take<int64_t>(block_pixels(p));
+    dot = parts.take<int16_t>(kTilesTogether * kTileRows * kWordBits);
+    starts = parts.take<int64_t>(t.job);
+  }
+};
+
+// -2 times the ones of the pixels that each position meets
+void add_ones(const ConvPlan& p, const Block& b, const Workspace& w) {
+  const TilePlan& t = p.tiles;
+  for (int64_t n = 0; n < b.images; ++n) {
+    const int64_t first = n * t.planes() * t.plane();
+    ukernels().count_window(w.ones + first, t.taps.data(), p.geometry.taps(), t.run(), w.row_add + first);
+  }
+}
+
+// The border class of each position, any one where nobody reads it
+void find_classes(const ConvPlan& p, const Block& b, const Workspace& w) {
+  const TilePlan& t = p.tiles;
+  int32_t* to = w.row_base;
+  if (!p.border_sums) {
+    std::fill_n(to, block_pixels(p), 0);
+    return;
+  }
+  const int32_t* column = p.columns.of.data() + b.ow;
+  for (int64_t y = 0; y < b.rows; ++y) {
+    const auto first = static_cast<int32_t>(p.rows.of[b.oh + y] * p.columns.size());
+    for (int64_t x = 0; x < b.columns; ++x) *to++ = (first + column[x]) * static_cast<int32_t>(kWordBits);
+    to = std::fill_n(to, t.pitch() - b.columns, 0);
+  }
+  std::fill_n(to, kTileRows, 0);
+  const int64_t image = t.planes() * t.plane();
+  for (int64_t n = 1; n < b.images; ++n) std::copy(w.row_base, to + kTileRows, w.row_base + n * image);
+}
+
+// Where the words of each position's output pixel are, of pixels [begin, end)
+void find_words(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, const Workspace& w) {
+  const ConvGeometry& g = p.geometry;
+  const TilePlan& t = p.tiles;
+  const int64_t step = 2 * words_for(g.K);
+  for (int64_t n = 0; n < b.images; ++n) {
+    int64_t* to = w.row_word + n * t.planes() * t.plane();
+    for (int64_t y = 0; y < b.rows; ++y) {
+      const int64_t first = ((b.n + n) * g.OH + b.oh + y) * g.OW + b.ow;
+      for (int64_t pixel = first; pixel < first + b.columns; ++pixel) {
+        *to++ = pixel >= begin && pixel < end ? pixel * step : -1;
+      }
+      to = std::fill_n(to, t.pitch() - b.columns, -1);
+    }
+    std::fill_n(to, kTileRows, -1);
+  }
+}
+
+// Dot products of a few tiles and a panel of filters on their way to the epilogue: runs of output pixels of [begin, end),
+// neighbours together.
 class Writer {
  public:
-  Writer(const ConvPlan& p, int64_t begin, int64_t end, const int32_t* dot)
-      : p_(p), begin_(begin), end_(end), dot_(dot) {}
-  ~Writer() { flush(); }
-  Writer(const Writer&) = delete;
-  Writer& operator=(const Writer&) = delete;
+  Writer(const ConvPlan& p, const Block& b, const Tiles& tiles, const Workspace& w, int64_t begin, int64_t end)
+      : p_(p), b_(b), tiles_(tiles), dot_(w.dot), begin_(begin), end_(end) {}
+
+  // Tiles of a job from tile `first` of the block on, filters of a group
+  void* job(int64_t first, int64_t group) {
+    first_ = first, group_ = group;
+    return this;
+  }
+
+  static void finished(void* writer, int64_t panel, int64_t tile, int64_t count) {
+    static_cast<Writer*>(writer)->write(panel, tile, count);
+  }
+
+ private:
+  void write(int64_t panel, int64_t tile, int64_t count) {
+    const ConvGeometry& g = p_.geometry;
+    const int64_t in_group = panel * kWordBits;
+    channel_ = group_ * g.Kg() + in_group, channels_ = std::min<int64_t>(kWordBits, g.Kg() - in_group);
+    for (int64_t i = 0; i < count; ++i) add_tile(tiles_[first_ + tile + i], i * p_.tiles.rows);
+    flush();
+  }
+
+  void add_tile(const Tiles::Tile& tile, int64_t row) {
+    const ConvGeometry& g = p_.geometry;
+    const int64_t pitch = p_.tiles.pitch();
+    int64_t y = tile.position / pitch, x = tile.position % pitch;
+    for (int64_t i = 0; i < tile.rows;) {
+      const int64_t pixels = std::min(tile.rows - i, b_.columns - x);
+      if (pixels > 0) add(row + i, ((b_.n + tile.image) * g.OH + b_.oh + y) * g.OW + b_.ow + x, pixels);
+      i += pitch - x;  // to the next row's begin
+      x = 0, ++y;
+    }
+  }
 
   void add(int64_t row, int64_t pixel, int64_t count) {
     const int64_t before = std::max<int64_t>(0, begin_ - pixel);
@@ -136,112 +321,92 @@ class Writer {
     if (count <= 0) return;
     if (row != row_ + count_ || pixel != pixel_ + count_) {
       flush();
-      row_ = row, pixel_ = pixel, count_ = 0;
+      row_ = row, pixel_ = pixel;
     }
     count_ += count;
   }
 
- private:
   void flush() {
-    if (count_ > 0) store_rows(p_.epilogue, dot_ + row_ * p_.ld, p_.ld, pixel_, count_);
+    const Dots dots{.narrow = dot_ + row_ * kWordBits, .ld = kWordBits};
+    if (count_ > 0) store_rows(p_.epilogue, dots, {pixel_, count_, channel_, channels_});
+    count_ = 0;
   }
 
   const ConvPlan& p_;
+  const Block& b_;
+  const Tiles& tiles_;
+  const int16_t* dot_;
   int64_t begin_, end_;
-  const int32_t* dot_;
+  int64_t first_ = 0, group_ = 0, channel_ = 0, channels_ = 0;
   int64_t row_ = 0, pixel_ = 0, count_ = 0;
 };
 
-void add_tile(const ConvPlan& p, const Block& b, const Tiles::Tile& tile, int64_t row, Writer& writer) {
-  const ConvGeometry& g = p.geometry;
-  const int64_t pitch = p.tiles.pitch();
-  int64_t y = tile.position / pitch, x = tile.position % pitch;
-  for (int64_t i = 0; i < tile.rows;) {
-    const int64_t pixels = std::min(tile.rows - i, b.columns - x);
-    if (pixels > 0) writer.add(row + i, ((b.n + tile.image) * g.OH + b.oh + y) * g.OW + b.ow + x, pixels);
-    i += pitch - x;  // to the next row's begin
-    x = 0, ++y;
-  }
-}
-
-// A thread's scratch
-struct Workspace {
-  int8_t* bytes;    // of a block
-  int8_t* panel;    // of filters
-  int32_t* dot;     // [job * rows, ld]
-  int64_t* starts;  // [job]
-};
-
-Workspace workspace(const ConvPlan& p, uint64_t* scratch) {
-  uint64_t* panel = scratch + block_words(p);
-  uint64_t* dot = panel + buffer_words(p);
-  return {reinterpret_cast<int8_t*>(scratch), reinterpret_cast<int8_t*>(panel), reinterpret_cast<int32_t*>(dot),
-          reinterpret_cast<int64_t*>(dot + job_words(p))};
-}
-
-// Groups ascend: what a group's last panel writes beyond its filters is overwritten by the next group.
-void multiply(const ConvPlan& p, int64_t tiles, const Workspace& w) {
-  const ConvGeometry& g = p.geometry;
-  const TilePlan& t = p.tiles;
-  for (int64_t group = 0; group < g.G; ++group) {
-    const int64_t panel = group * p.group_panels;
-    TileProducts job{
-        w.bytes + group * g.Cg(), w.starts, tiles, t.rows, g.C, t.offsets.data(), t.steps(), p.group_panels, w.panel,
-        w.dot + group * g.Kg(),   p.ld};
-    const FilterWords filters = filter_words(p, panel, p.group_panels, p.panels + panel * kPanel * t.steps());
-    if (t.expand_once) {
-      job.panels = reinterpret_cast<int8_t*>(p.panels) + panel * t.steps() * kTileBytes;
-    } else {
-      job.filters = &filters;
-      job.wrap = whole_panel(p) ? -1 : kRing - 1;
-      job.weave = t.weave;
-    }
-    ukernels().tile_products(job);
-  }
-}
-
 void run_block(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, const Workspace& w) {
+  const ConvGeometry& g = p.geometry;
   const TilePlan& t = p.tiles;
-  fill_block(p, b, w.bytes);
+  fill_block(p, b, w.bytes, w.ones);
+  find_classes(p, b, w);
+  find_words(p, b, begin, end, w);
   const Tiles tiles(t, b);
+  Writer writer(p, b, tiles, w, begin, end);
   const int64_t count = tiles.count(b);
-  for (int64_t first = 0; first < count; first += t.job) {
-    const int64_t some = std::min(t.job, count - first);
-    for (int64_t i = 0; i < some; ++i) {
-      const Tiles::Tile tile = tiles[first + i];
-      w.starts[i] = (tile.image * t.planes() * t.plane() + tile.position) * p.geometry.C;
+  for (int64_t group = 0; group < g.G; ++group) {
+    if (g.G > 1) count_group(p, block_pixels(p), w.bytes + group * g.Cg(), w.ones);
+    add_ones(p, b, w);
+    auto* words = reinterpret_cast<uint32_t*>(p.epilogue.words) + group * g.Kg() / 32;
+    const int64_t job = job_tiles(p, group);
+    for (int64_t first = 0; first < count; first += job) {
+      const int64_t some = std::min(job, count - first);
+      for (int64_t i = 0; i < some; ++i) {
+        const Tiles::Tile tile = tiles[first + i];
+        w.starts[i] = tile.image * t.planes() * t.plane() + tile.position;
+      }
+      ukernels().tile_products({w.bytes + group * g.Cg(), w.starts, some, t.rows, g.C, t.offsets.data(), w.row_base,
+                                w.row_add, w.row_word, t.steps(), g.Kg(), panel_at(p, group * t.panels), panel_bytes(p), w.dot,
+                                Writer::finished, writer.job(first, group), words});
     }
-    multiply(p, some, w);
-    Writer writer(p, begin, end, w.dot);
-    for (int64_t i = 0; i < some; ++i) add_tile(p, b, tiles[first + i], i * t.rows, writer);
   }
 }
+
+// Scratch to prepare a panel
+struct Preparation {
+  int16_t* ones;     // [taps, 64]
+  uint8_t* counts;   // [steps, 64]
+  uint64_t* packed;  // [64, steps]
+
+  Preparation(const ConvPlan& p, Parts& parts)
+      : ones(parts.take<int16_t>(p.geometry.taps() * kWordBits)),
+        counts(parts.take<uint8_t>(p.tiles.steps() * kWordBits)),
+        packed(parts.take<uint64_t>(words_as_they_are(p) ? 0 : kWordBits * p.tiles.steps())) {}
+};
 
 }  // namespace
 
-int64_t tile_panels_words(const ConvPlan& p) {
-  const int64_t tiles = group_count(p) * p.tiles.steps();
-  return p.tiles.expand_once ? tiles * kTileBytes / 8 : words_as_they_are(p) ? 0 : tiles * kPanel;
-}
+int64_t tile_panels_words(const ConvPlan& p) { return p.geometry.G * p.tiles.panels * panel_bytes(p) / 8; }
 
 int64_t tile_scratch_words(const ConvPlan& p) {
-  return std::max(block_words(p) + buffer_words(p) + job_words(p) + p.tiles.job, p.tiles.steps() * kPanel);
+  Parts work, preparation;
+  static_cast<void>(Workspace(p, work));
+  static_cast<void>(Preparation(p, preparation));
+  return std::max(work.bytes(), preparation.bytes()) / 8;
 }
 
 void prepare_tiles(const ConvPlan& p, int64_t panel, uint64_t* scratch) {
-  if (!p.tiles.expand_once && words_as_they_are(p)) return;
-  const int64_t steps = p.tiles.steps();
-  uint64_t* packed = p.tiles.expand_once ? scratch : p.panels + panel * kPanel * steps;
-  if (!words_as_they_are(p)) pack_rows(p, panel, packed);
-  if (!p.tiles.expand_once) return;
-  ukernels().expand_filters(filter_words(p, panel, 1, packed),
-                            reinterpret_cast<int8_t*>(p.panels) + panel * steps * kTileBytes);
+  Parts parts(scratch);
+  const Preparation w(p, parts);
+  const TilePanel to = panel_at(p, panel);
+  FilterWords filters = filter_words(p, panel / p.tiles.panels, panel % p.tiles.panels);
+  if (!words_as_they_are(p)) filters = pack_rows(p, filters, w.packed, w.ones);
+  ukernels().pack_filters(filters, to, w.ones, w.counts);
+  fill_base(p, w.ones, to.base);
+  limit_base(p, panel, to);
 }
 
 void tile_conv(const ConvPlan& p, int64_t begin, int64_t end, uint64_t* scratch) {
   const ConvGeometry& g = p.geometry;
   const TilePlan& t = p.tiles;
-  const Workspace w = workspace(p, scratch);
+  Parts parts(scratch);
+  const Workspace w(p, parts);
   const int64_t last = ceil_div(end, g.OW);
   ukernels().tile_rows(t.rows);
   for (int64_t row = begin / g.OW; row < last;) {  // of [N * OH]

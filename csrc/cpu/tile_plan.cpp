@@ -8,8 +8,8 @@ namespace {
 
 constexpr int64_t kBlockBytes = 384 * 1024;   // expanded pixels: a part of L2
 constexpr int64_t kMostBlockBytes = 8 << 20;  // wide rows with far reaching filters: popcounts instead
-constexpr int64_t kFilterBytes = 160 * 1024;  // expanded filters of a call, else they are expanded for every job
-constexpr int64_t kJobBytes = 1024 * 1024;    // dot products of a job, in L2: the more tiles share a panel the better
+constexpr int64_t kLongJob = 256;             // tiles, where two groups of steps may be all
+constexpr int64_t kMostBits = 32766;          // dot products stay below 2^15 - 1
 
 std::vector<int64_t> phases(int64_t filter, int64_t dilation, int64_t stride) {
   std::vector<int64_t> found;
@@ -54,18 +54,24 @@ void choose_rows(TilePlan& t) {
   t.rows = static_cast<int>(t.within_rows ? ceil_div(t.out_columns, in_row) : ceil_div(run, across));
 }
 
+// Word by word all taps, so that the pixels' bytes of a word stay in L1 over them.
 void find_steps(const ConvGeometry& g, TilePlan& t) {
   const bool ragged = g.Cg() % kWordBits != 0;
   t.run_taps = ragged && g.dilation_w == 1 && g.stride_w == 1 && g.G == 1 ? g.S : 1;
-  const int64_t run = t.run_taps * g.Cg();
-  for (int64_t tap = 0; tap < g.taps(); tap += t.run_taps) {
+  const int64_t run = t.run_taps * g.Cg(), runs = ceil_div(g.taps(), t.run_taps), words = words_for(run);
+  for (int64_t tap = 0; tap < g.taps(); ++tap) {
     const int64_t h = tap / g.S * g.dilation_h, w = tap % g.S * g.dilation_w;
     const int64_t plane = index_of(t.phases_h, h % g.stride_h) * static_cast<int64_t>(t.phases_w.size()) +
                           index_of(t.phases_w, w % g.stride_w);
-    const int64_t pixel = plane * t.plane() + h / g.stride_h * t.pitch() + w / g.stride_w;
-    for (int64_t c = 0; c < run; c += kWordBits) {
-      t.offsets.push_back(pixel * g.C + c);
-      if (ragged) t.valid.push_back(low_bits(run - c));
+    t.taps.push_back(plane * t.plane() + h / g.stride_h * t.pitch() + w / g.stride_w);
+  }
+  for (int64_t word = 0; word < words; ++word) {
+    for (int64_t i = 0; i < runs; ++i) t.offsets.push_back(t.taps[i * t.run_taps] * g.C + word * kWordBits);
+  }
+  for (int64_t i = 0; i < runs; ++i) {
+    for (int64_t word = 0; word < words; ++word) {
+      t.place.push_back(word * runs + i);
+      if (ragged) t.valid.push_back(low_bits(run - word * kWordBits));
     }
   }
 }
@@ -84,7 +90,8 @@ double tile_cost(const ConvPlan& p) {
   const TilePlan& t = p.tiles;
   const double all = static_cast<double>(t.tiles_of_image()) * static_cast<double>(g.pixels()) /
                      static_cast<double>(t.out_rows * t.out_columns);
-  const double panels = static_cast<double>(g.G * p.group_panels), steps = static_cast<double>(t.steps());
+  const double panels = static_cast<double>(g.G * ceil_div(g.Kg(), kTileFilters));
+  const double steps = static_cast<double>(t.steps());
   return 2000.0 + panels * (80.0 * steps + all * (30.0 + 1.25 * t.rows * steps));
 }
 
@@ -92,7 +99,8 @@ double tile_cost(const ConvPlan& p) {
 
 bool plan_tiles(ConvPlan& p, bool always) {
   const ConvGeometry& g = p.geometry;
-  if (g.depthwise() || g.pixels() == 0 || g.K == 0) return false;
+  if (g.depthwise() || g.pixels() == 0 || g.K == 0 || g.bits() > kMostBits) return false;
+  if (g.G > 1 && g.Kg() % kWordBits != 0) return false;  // panels write whole words
   TilePlan& t = p.tiles;
   t.phases_h = phases(g.R, g.dilation_h, g.stride_h);
   t.phases_w = phases(g.S, g.dilation_w, g.stride_w);
@@ -104,13 +112,10 @@ bool plan_tiles(ConvPlan& p, bool always) {
   if (block > static_cast<double>(kMostBlockBytes)) return false;
   choose_rows(t);
   find_steps(g, t);
-  const int64_t filter_bytes = g.G * p.group_panels * t.steps() * kTileBytes;
-  t.expand_once = filter_bytes <= kFilterBytes;
-  t.weave = g.C % (4 * kWordBits) == 0 ? std::min(kRing, (g.C & -g.C) / kWordBits) : 1;
-  const int64_t tile_bytes = p.ld * static_cast<int64_t>(sizeof(int32_t)) * t.rows;
-  const int64_t most = std::max<int64_t>(kJobBytes / tile_bytes, 1);
+  t.panels = ceil_div(g.Kg(), kWordBits);
+  const int64_t most = t.steps() <= 2 * kMostSteps ? kLongJob : kJobTiles;
   const int64_t block_tiles = t.images * t.tiles_of_image();
-  t.job = ceil_div(block_tiles, ceil_div(block_tiles, most));
+  t.job = std::min(most, ceil_div(ceil_div(block_tiles, ceil_div(block_tiles, most)), 2) * 2);
   return always || tile_cost(p) < popcount_cost(p);
 }
 

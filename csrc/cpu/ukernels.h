@@ -14,49 +14,81 @@ namespace bnn::cpu {
 // Filters travel in panels of 16, interleaved by word: panel [words][16].
 inline constexpr int kPanel = 16;
 
-// Products of +-1 (and 0, outside the image) as bytes, on a matrix unit of tiles: `rows` pixels x 64 bytes times 64
-// bytes x 16 filters. A filter tile holds four bytes of each of the 16 filters in a row of 64: [16][16][4].
+// Products of bits as bytes, on a matrix unit of tiles: `rows` pixels x 64 bytes times 64 bytes x 16 columns of filters.
+// A column holds two filters, v + 241 v' for their bits v and v': a group of steps, in which no filter has more than 227
+// ones, sums to s + 241 s' < 2^16 with s < 241, from which s' = floor(272 sum / 2^16) (test_ukernels tries all pairs).
 inline constexpr int64_t kTileBytes = 1024;
 inline constexpr int kTileRows = 16;  // at most
+inline constexpr int kTileFilters = 32;
+inline constexpr int kSecond = 241;   // what a one of the second filter counts
+inline constexpr int kInverse = 272;  // 2^16 / 241, rounded up
+inline constexpr int kMostOnes = 227;
 
-// Filters [filters] of [steps] words, `stride` words apart. Where the last panel lacks some it has the last one again,
-// whose products nobody reads.
+// Column and half of a filter in its tile: as int16 sums leave it without a permutation across lanes.
+constexpr int tile_column(int filter) { return filter / 8 * 4 + filter % 4; }
+constexpr bool second_in_column(int filter) { return filter % 8 >= 4; }
+
+// Up to 64 filters of [steps] words, `stride` words apart. What is missing to whole tiles is the last one again, whose
+// products nobody reads.
 struct FilterWords {
   const uint64_t* words;
   int64_t stride;
   int64_t filters;
   int64_t steps;
-  const uint64_t* valid;  // [steps] bits that count, bytes of others are 0; null: all
+  const int64_t* place;   // [steps] the step that a word is used in
+  const uint64_t* valid;  // [steps] bits of words that count; null: all
+  int64_t tap_words;      // words of a tap, whose ones are counted; 0: they aren't
 
-  int64_t panels() const { return ceil_div(filters, kPanel); }
   const uint64_t* row(int64_t k) const { return words + (k < filters ? k : filters - 1) * stride; }
 };
 
-// dot[(t * rows + i) * ld + k] = sum over steps s and bytes b of
-//   bytes[starts[t] + i * pitch + offsets[s] + b] * panels[k / 16][s][b / 4][k % 16][b % 4]
+constexpr int64_t tiles_of(int64_t filters) { return filters > kTileFilters ? 2 : 1; }
+
+// A panel of up to 64 filters in the form that is expanded to tiles fast: [steps][tiles_of(filters)][kCodeWords], where
+// a tile's 256 bytes are [16 rows / 4][16 columns] of 32 bits: bit code_bit(...) + 4 r of a column for row 4 i + r.
+inline constexpr int64_t kCodeWords = kTileFilters;
+constexpr int code_bit(bool second, int channel) { return channel / 2 * 16 + second * 2 + channel % 2; }
+
+struct TilePanel {
+  uint64_t* codes;
+  uint8_t* groups;  // [steps] where a group begins: as long as may be, of kMostSteps at most
+  int16_t* base;    // [classes, 64], or where words alone are asked for and limited is 1: what 4 sums - 2 ones of a
+  uint8_t* limited; //   filter have to be below for a bit of 1 ...
+  uint64_t* falling;  // ... or of 0 where its bit is 1 here
+
+  TilePanel at(int64_t offset) const {  // in bytes
+    return {codes + offset / 8, groups + offset, base + offset / 2, limited + offset, falling + offset / 8};
+  }
+};
+inline constexpr int64_t kMostSteps = 8;
+
+// For tiles t, their rows i and filters k
+//   dot = base[row_base[at] + k % 64] + row_add[at] + 4 sums modulo 2^16 where at = starts[t] + i:
+// sums over steps s and bytes b of bytes[at * pitch + offsets[s] + b] times bit b of the word of filter k in step s.
+// They leave a few tiles and a panel at a time: finished(context, panel, t, n) finds those of tiles [t, t + n) in
+// dot [n * rows, 64]. Limited panels write words themselves.
 struct TileProducts {
-  const int8_t* bytes;
-  const int64_t* starts;  // [tiles], at least one
-  int64_t tiles;
+  const uint8_t* bytes;   // of pixels
+  const int64_t* starts;  // [tiles]
+  int64_t tiles;          // at most kJobTiles, or as many as you like where all steps are two groups or one
   int rows;
   int64_t pitch;
-  const int64_t* offsets;  // [steps]
+  const int64_t* offsets;   // [steps]
+  const int32_t* row_base;  // class * 64
+  const int32_t* row_add;   // an int16 and that again, so that it is broadcast as 32 bits
+  const int64_t* row_word;  // of the row's words, which of 32 bits is the first; negative: don't write it
   int64_t steps;
-  int64_t count;   // of panels
-  int8_t* panels;  // [count, steps, kTileBytes], or with filters scratch for one panel
-  int32_t* dot;    // [tiles * rows, ld], 16 count columns are written
-  int64_t ld;
-
-  // Filters that are expanded on the way, while the unit works; or null.
-  const FilterWords* filters = nullptr;
-  // Step s lies in the scratch at tile (s & wrap), where `weave` steps share their tiles, 64 bytes in turns: the
-  // processor takes a load for one of the bytes just written where their addresses agree in the last 12 bits, and
-  // pixels `weave` times 64 bytes apart never do so with the next steps' filters.
-  int64_t wrap = -1;
-  int64_t weave = 1;  // a power of two, kRing at most
+  int64_t filters;
+  TilePanel panel;     // the first one
+  int64_t panel_step;  // bytes from panel to panel
+  int16_t* dot;        // [kTilesTogether * kTileRows, 64]
+  void (*finished)(void* context, int64_t panel, int64_t tile, int64_t count);
+  void* context;
+  uint32_t* words;
 };
-inline constexpr int64_t kRing = 8;       // wrap to fewer steps than a panel has, for kRingTiles tiles at most: each
-inline constexpr int64_t kRingTiles = 4;  // step's filters are used at once
+inline constexpr int64_t kJobTiles = 16;
+inline constexpr int64_t kTilesTogether = 4;
+inline constexpr int64_t kTogether = 32;  // rows of count_window
 
 // One function type per microkernel. Rows have C channels, channels innermost, and are contiguous; L = ceil(C / 64).
 namespace ukernel {
@@ -81,9 +113,12 @@ using ste_residue = void(ConstSpan x, const float* shift, Surrogate surrogate, i
 using ste_residue_backward = void(ConstSpan grad, const void* residue, Surrogate surrogate, int64_t rows,
                                   int64_t channels, Span grad_x);
 
-// Rows [row, row + rows) of the epilogue from dot [rows, ld]
-using epilogue_scaled = void(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows);
-using epilogue_fused = void(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows);
+using epilogue_scaled = void(const Epilogue& e, const Dots& dots, const OutputPart& part);
+using epilogue_fused = void(const Epilogue& e, const Dots& dots, const OutputPart& part);
+
+// Where words alone are asked for: limits [64] of channels from c on such that bit = (dot < limit) ^ bit of falling.
+// False if there are none.
+using sign_limits = bool(const Epilogue& e, int64_t c, int32_t* limits, uint64_t* falling);
 
 // sum[i] += x[i]
 using accumulate = void(ConstSpan x, int64_t n, float* sum);
@@ -100,10 +135,15 @@ using spread_bins = void(const PoolBins& bins, ConstSpan y, int64_t stride, int6
 // Tiles get this many rows, for tile_products in this thread; 0 gives the unit back.
 using tile_rows = void(int rows);
 
-// bytes [pixels, channels] of +-1 from pixels `step` words apart
-using expand_pixels = void(const uint64_t* words, int64_t step, int64_t pixels, int64_t channels, int8_t* bytes);
+// bytes [pixels, channels], the bits of pixels `step` words apart; ones[i]: how many of pixel i's are set
+using expand_pixels = void(const uint64_t* words, int64_t step, int64_t pixels, int64_t channels, uint8_t* bytes,
+                           int16_t* ones);
 
-using expand_filters = void(const FilterWords& f, int8_t* tiles);
+// row_add[i] = -2 sum over taps t of ones[i + taps[t]], see TileProducts; reads and writes up to kTogether - 1 more.
+using count_window = void(const int16_t* ones, const int64_t* taps, int64_t count, int64_t rows, int32_t* row_add);
+
+// One panel: codes, groups and, where tap_words > 0, ones [taps, 64] of each filter; counts: scratch [steps, 64]
+using pack_filters = void(const FilterWords& f, const TilePanel& panel, int16_t* ones, uint8_t* counts);
 
 using tile_products = void(const TileProducts& p);
 
@@ -128,13 +168,15 @@ struct Ukernels {
   ukernel::ste_residue_backward* ste_residue_backward;
   ukernel::epilogue_scaled* epilogue_scaled;
   ukernel::epilogue_fused* epilogue_fused;
+  ukernel::sign_limits* sign_limits;
   ukernel::accumulate* accumulate;
   ukernel::round_store* round_store;
   ukernel::average_bins* average_bins;
   ukernel::spread_bins* spread_bins;
   ukernel::tile_rows* tile_rows;
   ukernel::expand_pixels* expand_pixels;
-  ukernel::expand_filters* expand_filters;
+  ukernel::count_window* count_window;
+  ukernel::pack_filters* pack_filters;
   ukernel::tile_products* tile_products;
 };
 

@@ -39,7 +39,7 @@ void run_linear(const char* op, const Tensor& x, const Tensor& weight, int64_t f
       [&] {
         p.dot = reinterpret_cast<int32_t*>(scratch<Slot::call>(g.W * g.K / 2 + 1));
         parallel(g.K, g.W * g.L(), [&](int64_t begin, int64_t end) { cpu::binary_linear(p, begin, end); });
-        cpu::store_rows(epilogue, p.dot, g.K, 0, g.W);
+        cpu::store_rows(epilogue, {.wide = p.dot, .ld = g.K}, {0, g.W, 0, g.K});
       },
       [&](const cuda::Stream& stream) { return cuda::binary_linear(p, epilogue, stream); });
 }

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <type_traits>
 #include <vector>
@@ -196,26 +197,48 @@ bool check(ukernel::ste_residue_backward* f, ukernel::ste_residue_backward* trut
   return same(x, y);
 }
 
+// Sums of either width
+struct SomeDots {
+  std::vector<int32_t> wide;
+  std::vector<int16_t> narrow;
+  int64_t ld;
+
+  SomeDots(std::vector<int32_t> sums, int64_t columns) : wide(std::move(sums)), ld(columns) {
+    if (up_to(1) == 0) return;
+    for (int32_t v : wide) narrow.push_back(static_cast<int16_t>(std::clamp(v, -32768, 32767)));
+  }
+
+  Dots view() const { return {wide.data(), narrow.empty() ? nullptr : narrow.data(), ld}; }
+};
+
+// Of K channels all, or a word and what is behind it
+OutputPart some_part(int64_t row, int64_t rows, int64_t K) {
+  const int64_t channel = up_to((K - 1) / kWordBits) * kWordBits;
+  return {row, rows, channel, up_to(1) == 0 ? K - channel : std::min<int64_t>(K - channel, kWordBits)};
+}
+
 bool check_scaled(ukernel::epilogue_scaled* f, ukernel::epilogue_scaled* truth) {
   const int64_t row = up_to(2), rows = up_to(4), K = up_to(1) == 0 ? 64 * (1 + up_to(2)) : some_channels();
   const int64_t ld = K + up_to(20);
-  const auto dot = integers(rows * ld);
+  const SomeDots dots(integers(rows * ld), ld);
+  const OutputPart part = some_part(row, rows, K);
   const auto alpha = floats(K);
   Elements x(some_float_type(), (row + rows) * K, false), y = x;
   Epilogue e;
   e.channels = K;
   e.alpha = up_to(1) == 0 ? alpha.data() : nullptr;
   e.y = x.span();
-  f(e, dot.data(), ld, row, rows);
+  f(e, dots.view(), part);
   e.y = y.span();
-  truth(e, dot.data(), ld, row, rows);
+  truth(e, dots.view(), part);
   return same(x, y);
 }
 
 bool check_fused(ukernel::epilogue_fused* f, ukernel::epilogue_fused* truth) {
   const int64_t row = up_to(2), rows = up_to(4), K = up_to(1) == 0 ? 64 * (1 + up_to(2)) : some_channels();
   const int64_t ld = K + up_to(20);
-  const auto dot = integers(rows * ld);
+  const SomeDots dots(integers(rows * ld), ld);
+  const OutputPart part = some_part(row, rows, K);
   const auto scale = floats(K), bias = floats(K), rprelu = floats(3 * K), shift = floats(K);
   const Elements residual(some_float_type(), (row + rows) * K);
   Epilogue e;
@@ -230,10 +253,10 @@ bool check_fused(ukernel::epilogue_fused* f, ukernel::epilogue_fused* truth) {
   std::vector<uint64_t> p(static_cast<size_t>((row + rows) * words_for(K))), q = p;
   if (stream) e.stream = x.span();
   if (packed) e.words = p.data();
-  f(e, dot.data(), ld, row, rows);
+  f(e, dots.view(), part);
   if (stream) e.stream = y.span();
   if (packed) e.words = q.data();
-  truth(e, dot.data(), ld, row, rows);
+  truth(e, dots.view(), part);
   return same(x, y) && p == q;
 }
 
@@ -255,16 +278,35 @@ bool check_signs(ukernel::epilogue_fused* f, ukernel::epilogue_fused* truth) {
     if (center != 0) bias[k] = -scale[k] * static_cast<float>(center + up_to(range) - range / 2);
     shift[k] = kind == 1 ? some_float() : std::abs(scale[k]) == 0.5f ? 0.0f : static_cast<float>(up_to(8)) - 4.0f;
   }
+  const SomeDots dots(dot, ld);
+  const OutputPart part{0, rows, 0, K};
   Epilogue e;
   e.channels = K, e.scale = scale.data(), e.bias = bias.data();
   if (up_to(3) != 0) e.next_shift = shift.data();
   std::vector<uint64_t> p(static_cast<size_t>(rows * words_for(K))), q = p;
   e.words = p.data();
-  f(e, dot.data(), ld, 0, rows);
+  f(e, dots.view(), part);
   e.words = q.data();
-  truth(e, dot.data(), ld, 0, rows);
-  return p == q;
+  truth(e, dots.view(), part);
+  if (p != q) return false;
+  // Limits say the same.
+  int32_t limits[kWordBits];
+  uint64_t falling;
+  e.kind = Epilogue::Kind::fused;
+  for (int64_t c = 0; c < K; c += kWordBits) {
+    if (!ukernels().sign_limits(e, c, limits, &falling)) continue;
+    for (int64_t i = 0; i < rows * kWordBits; ++i) {
+      const int64_t k = i % kWordBits, at = i / kWordBits * ld + c + k;
+      const int32_t v = dots.narrow.empty() ? dots.wide[at] : dots.narrow[at];
+      const bool bit = (v < limits[k]) != ((falling >> k & 1) != 0);
+      if (bit != ((p[i / kWordBits * words_for(K) + c / kWordBits] >> k & 1) != 0)) return false;
+    }
+  }
+  return true;
 }
+
+// Checked where they are used, above
+bool check(ukernel::sign_limits*, ukernel::sign_limits*) { return true; }
 
 bool check(ukernel::accumulate* f, ukernel::accumulate* truth) {
   const int64_t n = up_to(70);
@@ -330,54 +372,164 @@ bool check(ukernel::tile_rows* f, ukernel::tile_rows*) {
 bool check(ukernel::expand_pixels* f, ukernel::expand_pixels* truth) {
   const int64_t pixels = up_to(5), channels = some_channels(), step = words_for(channels) + up_to(3);
   const auto w = words(pixels * step);
-  std::vector<int8_t> x(static_cast<size_t>(pixels * channels)), y = x;
-  f(w.data(), step, pixels, channels, x.data());
-  truth(w.data(), step, pixels, channels, y.data());
-  return x == y;
+  std::vector<uint8_t> x(static_cast<size_t>(pixels * channels)), y = x;
+  std::vector<int16_t> p(static_cast<size_t>(pixels)), q = p;
+  f(w.data(), step, pixels, channels, x.data(), p.data());
+  truth(w.data(), step, pixels, channels, y.data(), q.data());
+  return x == y && p == q;
 }
 
+bool check(ukernel::count_window* f, ukernel::count_window* truth) {
+  const int64_t rows = up_to(100), reach = up_to(300);
+  std::vector<int64_t> taps(static_cast<size_t>(1 + up_to(9)));
+  for (int64_t& t : taps) t = up_to(reach);
+  std::vector<int16_t> ones(static_cast<size_t>(reach + rows + kTogether));
+  for (int16_t& v : ones) v = static_cast<int16_t>(up_to(32766));
+  std::vector<int32_t> x(static_cast<size_t>(rows + kTogether)), y = x;
+  const auto count = static_cast<int64_t>(taps.size());
+  f(ones.data(), taps.data(), count, rows, x.data());
+  truth(ones.data(), taps.data(), count, rows, y.data());
+  return std::equal(x.begin(), x.begin() + rows, y.begin());
+}
+
+// Filters of some density of ones: full, more than half, less than half or half of the bits
 struct SomeFilters {
-  int64_t steps = 1 + up_to(20), stride = steps + up_to(3), filters = 1 + up_to(3 * kPanel - 1);
+  int64_t taps = 1 + up_to(8), tap_words = 1 + up_to(3), steps = taps * tap_words, stride = steps + up_to(3);
+  int64_t filters = 1 + up_to(3 * kWordBits - 1);
   std::vector<uint64_t> rows = words(filters * stride), valid = words(steps);
+  std::vector<int64_t> place;
   bool all_valid = up_to(1) == 0;
 
-  FilterWords view() const { return {rows.data(), stride, filters, steps, all_valid ? nullptr : valid.data()}; }
+  SomeFilters() : place(static_cast<size_t>(steps)) {
+    std::iota(place.begin(), place.end(), 0);
+    std::shuffle(place.begin(), place.end(), g_random);
+    const int64_t density = up_to(4);
+    for (uint64_t& word : rows) {
+      if (density < 2) word |= density == 0 ? ~uint64_t{0} : g_random();
+      if (density == 2) word &= g_random();
+    }
+  }
+
+  int64_t panels() const { return ceil_div(filters, kWordBits); }
+
+  FilterWords panel(int64_t i) const {
+    const int64_t first = i * kWordBits;
+    return {rows.data() + first * stride,
+            stride,
+            std::min<int64_t>(kWordBits, filters - first),
+            steps,
+            place.data(),
+            all_valid ? nullptr : valid.data(),
+            tap_words};
+  }
 };
 
-bool check(ukernel::expand_filters* f, ukernel::expand_filters* truth) {
+struct SomePanels {
+  int64_t codes, step;  // bytes
+  std::vector<uint8_t> bytes, counts;
+  std::vector<int16_t> ones;
+
+  explicit SomePanels(const SomeFilters& some)
+      : codes(some.steps * 2 * kCodeWords * 8),
+        step(codes + some.steps / 8 * 8 + 8 + 2 * kWordBits * 2 + 16),
+        bytes(static_cast<size_t>(some.panels() * step)),
+        counts(static_cast<size_t>(some.steps * kWordBits)),
+        ones(static_cast<size_t>(some.taps * kWordBits)) {}
+
+  TilePanel first() {
+    uint8_t* base = bytes.data() + codes;
+    uint8_t* falling = base + 2 * kWordBits * 2;
+    return {reinterpret_cast<uint64_t*>(bytes.data()), falling + 16, reinterpret_cast<int16_t*>(base), falling + 8,
+            reinterpret_cast<uint64_t*>(falling)};
+  }
+};
+
+bool check(ukernel::pack_filters* f, ukernel::pack_filters* truth) {
   const SomeFilters some;
-  std::vector<int8_t> x(static_cast<size_t>(some.view().panels() * some.steps * kTileBytes)), y = x;
-  f(some.view(), x.data());
-  truth(some.view(), y.data());
-  return x == y;
+  SomePanels x(some), y(some);
+  for (int64_t i = 0; i < some.panels(); ++i) {
+    f(some.panel(i), x.first().at(i * x.step), x.ones.data(), x.counts.data());
+    truth(some.panel(i), y.first().at(i * y.step), y.ones.data(), y.counts.data());
+    if (x.ones != y.ones || x.counts != y.counts) return false;
+  }
+  return x.bytes == y.bytes;
 }
+
+// What the second filter's sum is found by
+bool check_inverse() {
+  for (int s = 0; s <= kMostOnes; ++s) {
+    for (int second = 0; second <= kMostOnes; ++second) {
+      const int sum = s + kSecond * second;
+      if (sum >= 1 << 16 || sum * kInverse >> 16 != second) return false;
+    }
+  }
+  return true;
+}
+
+// What leaves tile_products, in the order of tiles and filters
+struct Finished {
+  int rows;
+  int64_t panels;
+  std::vector<int16_t> dot, all;
+
+  Finished(int tile_rows, int64_t tiles, int64_t panel_count)
+      : rows(tile_rows),
+        panels(panel_count),
+        dot(static_cast<size_t>(kTilesTogether * kTileRows * kWordBits)),
+        all(static_cast<size_t>(tiles * rows * panels * kWordBits)) {}
+
+  static void take(void* to, int64_t panel, int64_t tile, int64_t count) {
+    auto& f = *static_cast<Finished*>(to);
+    for (int64_t r = 0; r < count * f.rows; ++r) {
+      std::copy_n(f.dot.data() + r * kWordBits, kWordBits,
+                  f.all.data() + ((tile * f.rows + r) * f.panels + panel) * kWordBits);
+    }
+  }
+};
 
 bool check(ukernel::tile_products* f, ukernel::tile_products* truth) {
   const SomeFilters some;
-  const FilterWords filters = some.view();
   const int rows = 1 + static_cast<int>(up_to(kTileRows - 1));
-  const int64_t tiles = 1 + up_to(8), count = filters.panels(), steps = some.steps, pitch = 1 + up_to(200);
-  const int64_t ld = count * kPanel + up_to(20), reach = up_to(300);
-  std::vector<int64_t> starts(tiles), offsets(steps);
-  for (auto* v : {&starts, &offsets}) std::generate(v->begin(), v->end(), [&] { return up_to(reach); });
-  std::vector<int8_t> bytes(static_cast<size_t>(2 * reach + (rows - 1) * pitch + 64));
-  for (int8_t& b : bytes) b = static_cast<int8_t>(up_to(2) - 1);
-  std::vector<int8_t> panels(static_cast<size_t>(count * steps * kTileBytes));
-  scalar::expand_filters(filters, panels.data());
-  const int64_t weave = int64_t{1} << up_to(3);
-  const bool ring = tiles <= kRingTiles && up_to(1) == 0;
-  std::vector<int8_t> scratch(static_cast<size_t>((ring ? kRing : ceil_div(steps, weave) * weave) * kTileBytes));
-  std::vector<int32_t> x(static_cast<size_t>(tiles * rows * ld)), y = x, z = x;
-  TileProducts p{bytes.data(), starts.data(), tiles,         rows,     pitch, offsets.data(),
-                 steps,        count,         panels.data(), x.data(), ld};
+  SomePanels panels(some);
+  int64_t most_groups = 0;
+  for (int64_t i = 0; i < some.panels(); ++i) {
+    const TilePanel panel = panels.first().at(i * panels.step);
+    scalar::pack_filters(some.panel(i), panel, panels.ones.data(), panels.counts.data());
+    for (int k = 0; k < 2 * kWordBits; ++k) panel.base[k] = static_cast<int16_t>(g_random());
+    *panel.limited = some.filters % kWordBits == 0 && up_to(1) == 0;
+    *panel.falling = g_random();
+    most_groups = std::max<int64_t>(most_groups, std::count(panel.groups, panel.groups + some.steps, 1));
+  }
+  const int64_t tiles = 1 + up_to((most_groups > 2 ? 1 : 3) * kJobTiles - 1), positions = 20;
+  const int64_t pitch = 1 + up_to(200), reach = up_to(300);
+  std::vector<int64_t> starts(tiles), offsets(some.steps);
+  std::generate(starts.begin(), starts.end(), [&] { return up_to(positions); });
+  std::generate(offsets.begin(), offsets.end(), [&] { return up_to(reach); });
+  std::vector<uint8_t> bytes(static_cast<size_t>(reach + (positions + rows - 1) * pitch + 64));
+  const bool full = up_to(2) == 0;
+  for (uint8_t& b : bytes) b = full ? 1 : static_cast<uint8_t>(up_to(1));
+  std::vector<int32_t> row_base(static_cast<size_t>(positions + rows)), row_add = row_base;
+  for (int32_t& v : row_base) v = static_cast<int32_t>(up_to(1)) * kWordBits;
+  for (int32_t& v : row_add) v = static_cast<int32_t>(up_to(65535) * 0x10001);
+  std::vector<int64_t> row_word(row_base.size());
+  for (size_t i = 0; i < row_word.size(); ++i) {
+    row_word[i] = up_to(3) == 0 ? -1 : static_cast<int64_t>(i) * 2 * some.panels();
+  }
+  const auto run = [&](ukernel::tile_products* g) {
+    Finished out(rows, tiles, some.panels());
+    std::vector<uint32_t> words(row_word.size() * 2 * static_cast<size_t>(some.panels()));
+    g({bytes.data(), starts.data(), tiles, rows, pitch, offsets.data(), row_base.data(), row_add.data(),
+       row_word.data(), some.steps, some.filters, panels.first(), panels.step, out.dot.data(), Finished::take, &out,
+       words.data()});
+    // Behind 32 filters or fewer of the last panel is nothing.
+    const int64_t columns = ceil_div(some.filters, kTileFilters) * kTileFilters, ld = some.panels() * kWordBits;
+    for (int64_t r = 0; r < tiles * rows; ++r) std::fill_n(out.all.data() + r * ld + columns, ld - columns, int16_t{0});
+    return std::pair(out.all, words);
+  };
   ukernels().tile_rows(rows);  // of the highest ISA: the one with the unit, where there is one
-  f(p);
-  p.panels = scratch.data(), p.filters = &filters, p.dot = z.data(), p.wrap = ring ? kRing - 1 : -1, p.weave = weave;
-  f(p);
+  const auto found = run(f);
   ukernels().tile_rows(0);
-  p.panels = panels.data(), p.filters = nullptr, p.dot = y.data();
-  truth(p);
-  return x == y && z == y;
+  return found == run(truth);
 }
 
 // The two epilogues have one function type.
@@ -423,7 +575,7 @@ int run(Isa isa, const char* op, F* f, F* truth, int rounds) {
 int main(int argc, char** argv) {
   using namespace bnn::cpu;
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 300;
-  int failures = 0;
+  int failures = check_inverse() ? 0 : 1;
 #define BNN_UKERNEL(isa, op) failures += run(Isa::isa, #op, &isa::op, &scalar::op, rounds);
 #include "cpu/ukernels.inc"
 #undef BNN_UKERNEL

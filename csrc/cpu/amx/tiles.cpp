@@ -50,126 +50,254 @@ inline void transpose(__m512i (&v)[16]) {
   }
 }
 
-inline __m512i plus_or_minus(__mmask64 minus) {
-  return _mm512_mask_blend_epi8(minus, _mm512_set1_epi8(1), _mm512_set1_epi8(-1));
-}
+constexpr int64_t kTileSums = 16 * kTileRows;
 
-// 32 channels of 16 filters, a filter in a lane: 8 rows of a tile, `stride` bytes apart. Four bits of two filters fill
-// 8 bytes of a row.
-inline void expand_half(__m512i bits, uint32_t valid, int8_t* out, int64_t stride) {
-  const __m512i first = _mm512_set1_epi64(0x2322212003020100), step = _mm512_set1_epi8(4);
-  __m512i which = first;
-  if (valid == ~uint32_t{0}) {
-#pragma GCC unroll 8
-    for (int r = 0; r < 8; ++r, which = _mm512_add_epi8(which, step)) {
-      _mm512_storeu_si512(out + stride * r, plus_or_minus(_mm512_bitshuffle_epi64_mask(bits, which)));
+// Bytes of two channels by their four bits, two of the first filter and two of the second; 32 entries, as a permutation
+// looks at five bits.
+struct alignas(64) ByteTable {
+  uint16_t of[32];
+
+  constexpr ByteTable() : of{} {
+    for (int i = 0; i < 32; ++i) {
+      const int low = (i & 1) + kSecond * (i >> 2 & 1), high = (i >> 1 & 1) + kSecond * (i >> 3 & 1);
+      of[i] = static_cast<uint16_t>(low | high << 8);
     }
-    return;
   }
-  for (int r = 0; r < 8; ++r, which = _mm512_add_epi8(which, step)) {
-    const __mmask64 inside = (valid >> (4 * r) & 15) * uint64_t{0x1111111111111111};
-    const __m512i v = plus_or_minus(_mm512_bitshuffle_epi64_mask(bits, which));
-    _mm512_storeu_si512(out + stride * r, _mm512_maskz_mov_epi8(inside, v));
+};
+constexpr ByteTable kBytes;
+
+// A tile of filters from its codes: a row is four bits of both filters of each column, 16 bits at a time.
+inline void expand_tile(const uint64_t* codes, uint8_t* out) {
+  const __m512i table = _mm512_load_si512(kBytes.of);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i, codes += 8) {
+    const __m512i rows = _mm512_loadu_si512(codes);
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r, out += 64) {
+      _mm512_store_si512(out, _mm512_permutexvar_epi16(_mm512_srli_epi16(rows, 4 * r), table));
+    }
   }
 }
 
-// Expands the words of a panel of 16 filters a tile at a time.
-class Expander {
- public:
-  Expander(const FilterWords& f, int64_t panel) : f_(f), first_(panel * kPanel) {}
+// 32 channels of 32 filters, two in a lane: half the codes of a tile
+inline void code_half(__m512i first, __m512i second, uint64_t* codes) {
+  constexpr int kSelect = 0xca;  // a ? b : c
+  constexpr __mmask32 kHigh = 0xaaaaaaaa;
+  const __m512i pairs = _mm512_set1_epi8(0x33);
+  const __m512i even = _mm512_ternarylogic_epi32(pairs, first, _mm512_slli_epi32(second, 2), kSelect);
+  const __m512i odd = _mm512_ternarylogic_epi32(pairs, _mm512_srli_epi32(first, 2), second, kSelect);
+  _mm512_storeu_si512(codes, _mm512_mask_mov_epi16(even, kHigh, _mm512_slli_epi32(odd, 16)));
+  _mm512_storeu_si512(codes + 8, _mm512_mask_mov_epi16(_mm512_srli_epi32(even, 16), kHigh, odd));
+}
 
-  void tile(int64_t step, int8_t* to, int64_t stride) {
-    if (step % 8 == 0) transpose_words(step);
-    const uint64_t valid = f_.valid == nullptr ? ~uint64_t{0} : f_.valid[step];
-    const __m512i* half = halves_ + step % 8 * 2;
-    expand_half(half[0], static_cast<uint32_t>(valid), to, stride);
-    expand_half(half[1], static_cast<uint32_t>(valid >> 32), to + 8 * stride, stride);
+// 8 words of 32 filters -> 16 halves of words, a column in a lane, its two filters apart
+struct Halves {
+  __m512i first[16], second[16];
+
+  Halves(const FilterWords& f, int64_t filter, int64_t word) {
+    const __mmask8 some = static_cast<__mmask8>(low_bits(std::min<int64_t>(8, f.steps - word)));
+    const __m512i valid = f.valid == nullptr ? _mm512_set1_epi64(-1) : _mm512_maskz_loadu_epi64(some, f.valid + word);
+    const auto load = [&](int64_t k, __m512i(&v)[16]) {
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i, k += i % 4 == 0 ? 5 : 1) {
+        v[i] = _mm512_and_si512(valid, _mm512_maskz_loadu_epi64(some, f.row(k) + word));
+      }
+      transpose(v);
+    };
+    load(filter, first);
+    load(filter + 4, second);
+  }
+
+  void code(int64_t i, uint64_t* codes) const {
+    code_half(first[2 * i], second[2 * i], codes);
+    code_half(first[2 * i + 1], second[2 * i + 1], codes + kCodeWords / 2);
+  }
+
+  // Of word i, 16 bits a filter
+  __m512i ones(int64_t i) const {
+    const auto count = [i](const __m512i(&v)[16]) {
+      return _mm512_add_epi32(_mm512_popcnt_epi32(v[2 * i]), _mm512_popcnt_epi32(v[2 * i + 1]));
+    };
+    return _mm512_packs_epi32(count(first), count(second));
+  }
+};
+
+// Steps [begin, end) of a panel, one or two groups, and where their filters lie: tile after tile, step after step.
+struct Chunk {
+  int64_t panel, begin, end = 0, middle = 0;
+  int groups = 0;
+  const uint8_t* filters;
+};
+
+// Sums of up to four tiles on their way from the unit: one or two groups of a chunk of steps, and what each tile's
+// earlier chunks summed to. A group's sum is s + kSecond s'. A block is settled when the next one's first group is
+// through: the unit has long finished it then.
+class Sums {
+ public:
+  explicit Sums(const TileProducts& p) : p_(p) {}
+  Sums(const Sums&) = delete;
+  Sums& operator=(const Sums&) = delete;
+
+  // Where the tiles of a block and its next group go: `pixels` of them from `tile` on, each with `filters`.
+  int32_t* next(const Chunk& chunk, int group, int64_t tile, int pixels, int filters) {
+    if (group == 0) {
+      settle();
+      first_ = chunk.begin == 0, last_ = chunk.end == p_.steps, two_ = chunk.groups == 2;
+      index_ = chunk.panel, panel_ = p_.panel.at(index_ * p_.panel_step);
+      tile_ = tile, pixels_ = pixels, filters_ = filters;
+    }
+    return group_[group][0];
+  }
+
+  void settle() {
+    for (int t = 0; t < pixels_ * filters_; ++t) {
+      if (p_.rows == kTileRows) {
+        two_ ? settle_rows<kTileRows, true>(t) : settle_rows<kTileRows, false>(t);
+      } else {
+        two_ ? settle_rows<0, true>(t) : settle_rows<0, false>(t);
+      }
+    }
+    if (last_ && pixels_ > 0 && !*panel_.limited) p_.finished(p_.context, index_, tile_, pixels_);
+    pixels_ = 0;
   }
 
  private:
-  // 8 words of 16 filters -> 16 halves of words, a filter in a lane
-  void transpose_words(int64_t step) {
-    const __mmask8 some = static_cast<__mmask8>(low_bits(std::min<int64_t>(8, f_.steps - step)));
-    __m512i v[16];
-#pragma GCC unroll 16
-    for (int k = 0; k < 16; ++k) v[k] = _mm512_maskz_loadu_epi64(some, f_.row(first_ + k) + step);
-    transpose(v);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) halves_[i] = v[i];
+  // kRows: rows of a tile, or 0 if known at run time
+  template <int kRows, bool kTwo>
+  void settle_rows(int t) {
+    if (!last_) {
+      first_ ? settle_tile<kRows, kTwo, true, Leave::sums>(t) : settle_tile<kRows, kTwo, false, Leave::sums>(t);
+    } else if (!*panel_.limited) {
+      first_ ? settle_tile<kRows, kTwo, true, Leave::dot>(t) : settle_tile<kRows, kTwo, false, Leave::dot>(t);
+    } else {
+      first_ ? settle_tile<kRows, kTwo, true, Leave::words>(t) : settle_tile<kRows, kTwo, false, Leave::words>(t);
+    }
   }
 
-  const FilterWords& f_;
-  int64_t first_;
-  __m512i halves_[16];
+  enum class Leave { sums, dot, words };
+
+  // Two rows at a time; `sums` of both filters together, `seconds` s' alone.
+  template <int kRows, bool kTwo, bool kFirst, Leave kLeave>
+  void settle_tile(int t) {
+    const __m512i inverse = _mm512_set1_epi16(kInverse), second = _mm512_set1_epi16(kSecond);
+    const int rows = kRows > 0 ? kRows : p_.rows;
+    const int64_t pixels = t / filters_, tile = tile_ + pixels, column = t % filters_ * kTileFilters;
+    const int32_t *group = group_[0][t], *other = group_[1][t];
+    __m512i* earlier = earlier_[(tile * filters_ + t % filters_) % (2 * kJobTiles)];
+    const int16_t* base = panel_.base + column;
+    const int64_t at = p_.starts[tile];
+    const int32_t *row_base = p_.row_base + at, *row_add = p_.row_add + at;
+    [[maybe_unused]] int16_t* dot = p_.dot + pixels * rows * kWordBits + column;
+    [[maybe_unused]] const int64_t* row_word = p_.row_word + at;
+    [[maybe_unused]] uint32_t* words = p_.words + index_ * 2 + t % filters_;
+    [[maybe_unused]] const auto falling = static_cast<uint32_t>(*panel_.falling >> column);
+    const auto pack = [](const int32_t* rows_of) {
+      return _mm512_packus_epi32(_mm512_load_si512(rows_of), _mm512_load_si512(rows_of + 16));
+    };
+    const auto leave = [&](int r, __m512i sums) {
+      sums = _mm512_add_epi16(_mm512_slli_epi16(sums, 2), _mm512_set1_epi32(row_add[r]));
+      const __m512i of_class = _mm512_loadu_si512(base + row_base[r]);
+      if constexpr (kLeave == Leave::dot) {
+        _mm512_storeu_si512(dot + r * kWordBits, _mm512_add_epi16(sums, of_class));
+      } else if (row_word[r] >= 0) {
+        words[row_word[r]] = _mm512_cmplt_epi16_mask(sums, of_class) ^ falling;
+      }
+    };
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r += 2) {
+      __m512i sums = pack(group + 16 * r);
+      __m512i seconds = _mm512_mulhi_epu16(sums, inverse);
+      if constexpr (kTwo) {
+        const __m512i more = pack(other + 16 * r);
+        sums = _mm512_add_epi16(sums, more);
+        seconds = _mm512_add_epi16(seconds, _mm512_mulhi_epu16(more, inverse));
+      }
+      if constexpr (!kFirst) {
+        sums = _mm512_add_epi16(sums, earlier[r]);
+        seconds = _mm512_add_epi16(seconds, earlier[r + 1]);
+      }
+      if constexpr (kLeave == Leave::sums) {
+        earlier[r] = sums;
+        earlier[r + 1] = seconds;
+      } else {
+        const __m512i firsts = _mm512_sub_epi16(sums, _mm512_mullo_epi16(seconds, second));
+        leave(r, _mm512_unpacklo_epi64(firsts, seconds));
+        if (r + 1 < rows) leave(r + 1, _mm512_unpackhi_epi64(firsts, seconds));
+      }
+    }
+  }
+
+  const TileProducts& p_;
+  bool first_ = false, last_ = false, two_ = false;
+  TilePanel panel_ = {};
+  int64_t index_ = 0, tile_ = 0;
+  int pixels_ = 0, filters_ = 1;
+  alignas(64) int32_t group_[2][4][kTileSums];
+  __m512i earlier_[2 * kJobTiles][kTileRows];
 };
 
-// M tiles of sums, in registers 0..3; pixels in 4, filters in 5. Six names leave the core the more tile registers to
-// rename to: where its other thread uses the unit, too, a block of 2 x 2 with all eight names takes twice as long.
-// With an expander the panel is filled in front of the products, kAhead steps, while the unit is busy with those
-// before.
-constexpr int64_t kAhead = 2;
-
-template <int M, bool kExpand>
-void block(const TileProducts& p, int64_t tile, int8_t* panel, int32_t* dot, [[maybe_unused]] Expander* filters) {
-  const int8_t* a0 = p.bytes + p.starts[tile];
-  const int8_t* a1 = p.bytes + p.starts[tile + (M > 1 ? 1 : 0)];
-  const int8_t* a2 = p.bytes + p.starts[tile + (M > 2 ? 2 : 0)];
-  const int8_t* a3 = p.bytes + p.starts[tile + (M > 3 ? 3 : 0)];
-  const int64_t turn = p.weave - 1, stride = 64 * p.weave;
-  const auto place = [&](int64_t s) { return panel + (s & p.wrap & ~turn) * kTileBytes + ((s + 1) & turn) * 64; };
-  if constexpr (kExpand) {
-    for (int64_t s = 0; s < std::min(kAhead, p.steps); ++s) filters->tile(s, place(s), stride);
-  }
+// kPixels x kFilters tiles of sums, in registers 0..3; pixels in 4, filters in 6 and 7
+template <int kPixels, int kFilters>
+void block(const TileProducts& p, const Chunk& chunk, int group, int64_t tile, Sums& sums) {
+  const auto pixels = [&](int i) { return p.bytes + p.starts[tile + (i < kPixels ? i : 0)] * p.pitch; };
+  const uint8_t *a0 = pixels(0), *a1 = pixels(1), *a2 = pixels(2), *a3 = pixels(3);
+  const int64_t begin = group == 0 ? chunk.begin : chunk.middle, end = group == 0 ? chunk.middle : chunk.end;
+  const uint8_t* filters = chunk.filters + (begin - chunk.begin) * kFilters * kTileBytes;
+  constexpr int kTiles = kPixels * kFilters;
   _tile_zero(0);
-  if constexpr (M > 1) _tile_zero(1);
-  if constexpr (M > 2) _tile_zero(2);
-  if constexpr (M > 3) _tile_zero(3);
-  for (int64_t s = 0; s < p.steps; ++s) {
-    if constexpr (kExpand) {
-      if (s + kAhead < p.steps) filters->tile(s + kAhead, place(s + kAhead), stride);
-      memory_barrier();
-    }
+  if constexpr (kTiles > 1) _tile_zero(1);
+  if constexpr (kTiles > 2) _tile_zero(2);
+  if constexpr (kTiles > 3) _tile_zero(3);
+  for (int64_t s = begin; s < end; ++s, filters += kFilters * kTileBytes) {
     const int64_t offset = p.offsets[s];
-    _tile_loadd(5, place(s), stride);
+    _tile_loadd(6, filters, 64);
     _tile_loadd(4, a0 + offset, p.pitch);
-    _tile_dpbssd(0, 4, 5);
-    if constexpr (M > 1) {
-      _tile_loadd(4, a1 + offset, p.pitch);
-      _tile_dpbssd(1, 4, 5);
-    }
-    if constexpr (M > 2) {
-      _tile_loadd(4, a2 + offset, p.pitch);
-      _tile_dpbssd(2, 4, 5);
-    }
-    if constexpr (M > 3) {
-      _tile_loadd(4, a3 + offset, p.pitch);
-      _tile_dpbssd(3, 4, 5);
+    _tile_dpbuud(0, 4, 6);
+    if constexpr (kFilters == 2) {
+      _tile_loadd(7, filters + kTileBytes, 64);
+      _tile_dpbuud(1, 4, 7);
+      if constexpr (kPixels == 2) {
+        _tile_loadd(4, a1 + offset, p.pitch);
+        _tile_dpbuud(2, 4, 6);
+        _tile_dpbuud(3, 4, 7);
+      }
+    } else {
+      if constexpr (kPixels > 1) {
+        _tile_loadd(4, a1 + offset, p.pitch);
+        _tile_dpbuud(1, 4, 6);
+      }
+      if constexpr (kPixels > 2) {
+        _tile_loadd(4, a2 + offset, p.pitch);
+        _tile_dpbuud(2, 4, 6);
+      }
+      if constexpr (kPixels > 3) {
+        _tile_loadd(4, a3 + offset, p.pitch);
+        _tile_dpbuud(3, 4, 6);
+      }
     }
   }
-  const int64_t row_bytes = p.ld * static_cast<int64_t>(sizeof(int32_t));
-  dot += tile * p.rows * p.ld;
-  _tile_stored(0, dot, row_bytes);
-  if constexpr (M > 1) _tile_stored(1, dot + p.rows * p.ld, row_bytes);
-  if constexpr (M > 2) _tile_stored(2, dot + 2 * p.rows * p.ld, row_bytes);
-  if constexpr (M > 3) _tile_stored(3, dot + 3 * p.rows * p.ld, row_bytes);
+  int32_t* to = sums.next(chunk, group, tile, kPixels, kFilters);
+  memory_barrier();
+  _tile_stored(0, to, 64);
+  if constexpr (kTiles > 1) _tile_stored(1, to + kTileSums, 64);
+  if constexpr (kTiles > 2) _tile_stored(2, to + 2 * kTileSums, 64);
+  if constexpr (kTiles > 3) _tile_stored(3, to + 3 * kTileSums, 64);
+  memory_barrier();
 }
 
-template <bool kExpand>
-void some_tiles(const TileProducts& p, int64_t tile, int64_t count, int8_t* panel, int32_t* dot, Expander* filters) {
-  switch (count) {
-    case 1:
-      return block<1, kExpand>(p, tile, panel, dot, filters);
-    case 2:
-      return block<2, kExpand>(p, tile, panel, dot, filters);
-    case 3:
-      return block<3, kExpand>(p, tile, panel, dot, filters);
-    default:
-      return block<4, kExpand>(p, tile, panel, dot, filters);
-  }
+// As many tiles of pixels from `tile` on as four of sums allow; how many that were.
+template <int kPixels, int kFilters>
+int64_t blocks(const TileProducts& p, const Chunk& chunk, int64_t tile, Sums& sums) {
+  for (int i = 0; i < chunk.groups; ++i) block<kPixels, kFilters>(p, chunk, i, tile, sums);
+  return kPixels;
 }
 
-// By three; four rather than three and one
-int64_t next_tiles(int64_t left) { return left == 4 ? 4 : std::min<int64_t>(left, 3); }
+int64_t some_tiles(const TileProducts& p, const Chunk& chunk, bool two, int64_t tile, Sums& sums) {
+  const int64_t left = p.tiles - tile;
+  if (two) return left >= 2 ? blocks<2, 2>(p, chunk, tile, sums) : blocks<1, 2>(p, chunk, tile, sums);
+  if (left >= 4) return blocks<4, 1>(p, chunk, tile, sums);
+  return left >= 2 ? blocks<2, 1>(p, chunk, tile, sums) : blocks<1, 1>(p, chunk, tile, sums);
+}
 
 }  // namespace
 
@@ -178,45 +306,106 @@ void tile_rows(int rows) {
   TileConfig c;
   for (int i = 0; i < 8; ++i) {
     c.row_bytes[i] = 64;
-    c.rows[i] = static_cast<uint8_t>(i < 5 ? rows : kPanel);
+    c.rows[i] = static_cast<uint8_t>(i < 6 ? rows : 16);
   }
   asm volatile("" : : "r"(&c) : "memory");
   _tile_loadconfig(&c);
 }
 
-void expand_pixels(const uint64_t* words, int64_t step, int64_t pixels, int64_t channels, int8_t* bytes) {
+void expand_pixels(const uint64_t* words, int64_t step, int64_t pixels, int64_t channels, uint8_t* bytes,
+                   int16_t* ones) {
   const int64_t full = channels / kWordBits;
   const __mmask64 rest = low_bits(channels % kWordBits);
+  const __m512i one = _mm512_set1_epi8(1);
+  const auto expand = [&](uint64_t word, uint8_t* to) {
+    _mm512_storeu_si512(to, _mm512_maskz_mov_epi8(word, one));
+    return _mm_popcnt_u64(word);
+  };
+  if (channels == kWordBits) {
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < pixels; ++i) ones[i] = static_cast<int16_t>(expand(words[i * step], bytes + i * kWordBits));
+    return;
+  }
   for (int64_t i = 0; i < pixels; ++i, words += step, bytes += channels) {
-    for (int64_t j = 0; j < full; ++j) _mm512_storeu_si512(bytes + 64 * j, plus_or_minus(words[j]));
-    if (rest != 0) _mm512_mask_storeu_epi8(bytes + 64 * full, rest, plus_or_minus(words[full]));
+    int64_t count = 0;
+    for (int64_t j = 0; j < full; ++j) count += expand(words[j], bytes + kWordBits * j);
+    if (rest != 0) {
+      _mm512_mask_storeu_epi8(bytes + kWordBits * full, rest, _mm512_maskz_mov_epi8(words[full], one));
+      count += _mm_popcnt_u64(words[full] & rest);
+    }
+    ones[i] = static_cast<int16_t>(count);
   }
 }
 
-void expand_filters(const FilterWords& f, int8_t* tiles) {
-  for (int64_t panel = 0; panel < f.panels(); ++panel) {
-    Expander filters(f, panel);
-    for (int64_t s = 0; s < f.steps; ++s, tiles += kTileBytes) filters.tile(s, tiles, 64);
+void count_window(const int16_t* ones, const int64_t* taps, int64_t count, int64_t rows, int32_t* row_add) {
+  const __m512i twice = _mm512_set1_epi32(0x10001);
+  for (int64_t i = 0; i < rows; i += kTogether) {
+    __m512i sums = _mm512_setzero_si512();
+    for (int64_t t = 0; t < count; ++t) sums = _mm512_sub_epi16(sums, _mm512_loadu_si512(ones + i + taps[t]));
+    sums = _mm512_add_epi16(sums, sums);
+    const auto store = [&](int64_t at, __m256i half) {
+      _mm512_storeu_si512(row_add + at, _mm512_mullo_epi32(_mm512_cvtepu16_epi32(half), twice));
+    };
+    store(i, _mm512_castsi512_si256(sums));
+    store(i + 16, _mm512_extracti64x4_epi64(sums, 1));
+  }
+}
+
+void pack_filters(const FilterWords& f, const TilePanel& panel, int16_t* ones, uint8_t* counts) {
+  const int64_t tiles = tiles_of(f.filters);
+  for (int64_t t = 0; t < tiles; ++t) {
+    for (int64_t word = 0; word < f.steps; word += 8) {
+      const Halves halves(f, t * kTileFilters, word);
+      for (int64_t w = word; w < std::min(word + 8, f.steps); ++w) {
+        halves.code(w - word, panel.codes + (f.place[w] * tiles + t) * kCodeWords);
+        __m512i count = halves.ones(w - word);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(counts + f.place[w] * kWordBits + t * kTileFilters),
+                            _mm512_cvtepi16_epi8(count));
+        if (f.tap_words == 0) continue;
+        int16_t* sums = ones + w / f.tap_words * kWordBits + t * kTileFilters;
+        if (w % f.tap_words != 0) count = _mm512_add_epi16(count, _mm512_loadu_si512(sums));
+        _mm512_storeu_si512(sums, count);
+      }
+    }
+  }
+  const __mmask64 some = tiles == 2 ? ~__mmask64{0} : 0xffffffff;
+  const __m512i most = _mm512_set1_epi8(static_cast<char>(kMostOnes));
+  __m512i group = _mm512_setzero_si512();
+  for (int64_t s = 0, begin = 0; s < f.steps; ++s) {
+    const __m512i count = _mm512_maskz_loadu_epi8(some, counts + s * kWordBits);
+    group = _mm512_adds_epu8(group, count);
+    const bool full = s - begin == kMostSteps || _mm512_cmpgt_epu8_mask(group, most) != 0;
+    if (full) group = count, begin = s;
+    panel.groups[s] = full || s == 0;
   }
 }
 
 void tile_products(const TileProducts& p) {
-  memory_barrier();
-  for (int64_t i = 0; i < p.count; ++i) {
-    int32_t* dot = p.dot + i * kPanel;
-    int8_t* panel = p.filters == nullptr ? p.panels + i * p.steps * kTileBytes : p.panels;
-    int64_t tile = 0;
-    if (p.filters != nullptr) {
-      Expander filters(*p.filters, i);
-      tile = next_tiles(p.tiles);
-      some_tiles<true>(p, 0, tile, panel, dot, &filters);
-    }
-    while (tile < p.tiles) {
-      const int64_t count = next_tiles(p.tiles - tile);
-      some_tiles<false>(p, tile, count, panel, dot, nullptr);
-      tile += count;
+  alignas(64) uint8_t filters[2 * kMostSteps * 2 * kTileBytes];
+  Sums sums(p);
+  for (int64_t i = 0; i * kWordBits < p.filters; ++i) {
+    const TilePanel panel = p.panel.at(i * p.panel_step);
+    const int64_t tiles = tiles_of(p.filters - i * kWordBits);
+    const uint64_t* codes = panel.codes;
+    for (int64_t begin = 0; begin < p.steps;) {
+      Chunk chunk{.panel = i, .begin = begin, .filters = filters};
+      while (chunk.groups < 2 && begin < p.steps) {
+        chunk.middle = begin;
+        do ++begin;
+        while (begin < p.steps && panel.groups[begin] == 0);
+        ++chunk.groups;
+      }
+      chunk.end = begin;
+      if (chunk.groups == 1) chunk.middle = begin;
+      for (uint8_t* to = filters; to < filters + (chunk.end - chunk.begin) * tiles * kTileBytes; to += kTileBytes) {
+        expand_tile(codes, to);
+        codes += kCodeWords;
+      }
+      memory_barrier();
+      for (int64_t tile = 0; tile < p.tiles;) tile += some_tiles(p, chunk, tiles == 2, tile, sums);
     }
   }
+  sums.settle();
   memory_barrier();
 }
 

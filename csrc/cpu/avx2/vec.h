@@ -27,6 +27,7 @@ struct Vec {
   static F load(const int32_t* p, Full) {
     return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
+  static F load(const int16_t* p, Full) { return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(load_128(p))); }
   static F load(const uint8_t* p, Full) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
@@ -67,10 +68,13 @@ struct Vec {
   static F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
   static F positive_part(F a) { return _mm256_max_ps(a, _mm256_setzero_ps()); }  // NaN gives 0
   static uint64_t less(F a, F b) { return mask(_mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
-  static uint64_t less(const int32_t* a, const int32_t* b) {
-    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a));
-    const __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b));
-    return mask(_mm256_castsi256_ps(_mm256_cmpgt_epi32(y, x)));
+  // 64 comparisons
+  static uint64_t less_word(const int32_t* a, const int32_t* b) {
+    uint64_t word = 0;
+    for (int i = 0; i < 64; i += 8) {
+      word |= mask(_mm256_castsi256_ps(_mm256_cmpgt_epi32(load_256(b + i), load_256(a + i)))) << i;
+    }
+    return word;
   }
   static uint64_t less_equal(F a, F b) { return mask(_mm256_cmp_ps(a, b, _CMP_LE_OQ)); }
   // Lane i is b where bit i of mask is set, else a.
@@ -101,6 +105,7 @@ struct Vec {
   }
 
  private:
+  static __m256i load_256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
   static void store_128(void* p, __m128i v) { _mm_storeu_si128(static_cast<__m128i*>(p), v); }
   static uint64_t mask(F v) { return static_cast<unsigned>(_mm256_movemask_ps(v)); }

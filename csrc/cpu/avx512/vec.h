@@ -28,6 +28,12 @@ struct Vec {
   static F load(const Half* p, int n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p)); }
   static F load(const int32_t* p, Full) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
   static F load(const int32_t* p, int n) { return _mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(first(n), p)); }
+  static F load(const int16_t* p, Full) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+  }
+  static F load(const int16_t* p, int n) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(first(n), p)));
+  }
   static F load(const uint8_t* p, Full) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
@@ -59,8 +65,12 @@ struct Vec {
   static F abs(F a) { return _mm512_abs_ps(a); }
   static F positive_part(F a) { return _mm512_max_ps(a, _mm512_setzero_ps()); }  // NaN gives 0
   static uint64_t less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-  static uint64_t less(const int32_t* a, const int32_t* b) {
-    return _mm512_cmplt_epi32_mask(_mm512_loadu_si512(a), _mm512_loadu_si512(b));
+  // 64 comparisons
+  static uint64_t less_word(const int32_t* a, const int32_t* b) {
+    const auto less = [&](int i) -> uint64_t {
+      return _mm512_cmplt_epi32_mask(_mm512_loadu_si512(a + i), _mm512_loadu_si512(b + i));
+    };
+    return less(0) | less(16) << 16 | less(32) << 32 | less(48) << 48;
   }
   static uint64_t less_equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
   // Lane i is b where bit i of mask is set, else a.

@@ -14,21 +14,25 @@ inline void store_any(Span s, int64_t i, Vec::F v, N n) {
   return Vec::store(static_cast<Half*>(s.data) + i, v, n);
 }
 
-void epilogue_scaled(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows) {
+void epilogue_scaled(const Epilogue& e, const Dots& dots, const OutputPart& part) {
   with_type(e.y.dtype, [&](auto tag) {
     using T = decltype(tag);
-    T* y = static_cast<T*>(e.y.data) + row * e.channels;
-    for (int64_t r = 0; r < rows; ++r, dot += ld, y += e.channels) {
-      for_lanes(e.channels, [&](int64_t k, auto n) {
-        const Vec::F acc = Vec::load(dot + k, n);
-        Vec::store(y + k, e.alpha == nullptr ? acc : Vec::mul(Vec::load(e.alpha + k, n), acc), n);
-      });
-    }
+    dots.visit([&](const auto* dot) {
+      const float* alpha = e.alpha == nullptr ? nullptr : e.alpha + part.channel;
+      T* y = static_cast<T*>(e.y.data) + part.row * e.channels + part.channel;
+      for (int64_t r = 0; r < part.rows; ++r, dot += dots.ld, y += e.channels) {
+        for_lanes(part.channels, [&](int64_t k, auto n) {
+          const Vec::F acc = Vec::load(dot + k, n);
+          Vec::store(y + k, alpha == nullptr ? acc : Vec::mul(Vec::load(alpha + k, n), acc), n);
+        });
+      }
+    });
   });
 }
 
-template <class N>
-inline Vec::F fused_lanes(const Epilogue& e, const int32_t* dot, int64_t k, int64_t i, N n) {
+// dot: of channel 0
+template <class D, class N>
+inline Vec::F fused_lanes(const Epilogue& e, const D* dot, int64_t k, int64_t i, N n) {
   Vec::F y = Vec::mul(Vec::load(e.scale + k, n), Vec::load(dot + k, n));
   y = Vec::add(y, Vec::load(e.bias + k, n));
   if (e.residual) y = Vec::add(y, load_any(e.residual, i, n));
@@ -63,61 +67,71 @@ struct Sign {
 };
 
 // The same as a limit of the integer: bit = dot < limit, or its inverse where `falling` is set.
-struct Limits {
-  int32_t limit[kWordBits];
-  uint64_t falling = 0;
-
-  // Every step of Sign rounds monotonically, so one change of sign between two integers is the only one. False if it
-  // isn't found beside the estimate: no change at all, factors that are not finite, or where float32 skips integers.
-  bool found(const Sign& sign) {
-    constexpr uint64_t kAll = (uint64_t{1} << Vec::kLanes) - 1;
-    const Vec::F exact = Vec::all(0x1p23f);
-    bool all = true;
-    for (int i = 0; i < Sign::kParts; ++i) {
-      int32_t* to = limit + i * Vec::kLanes;
-      const uint64_t down = Vec::less(sign.scale[i], Vec::all(0.0f));
-      const auto before = [&](Vec::F dot) { return sign.negative(i, dot) ^ down; };
-      const Vec::F zero = Vec::all(0.0f), one = Vec::all(1.0f);
-      Vec::store(to, Vec::sub(zero, Vec::div(Vec::add(sign.bias[i], sign.shift[i]), sign.scale[i])), Full{});
-      const Vec::F t = Vec::load(to, Full{}), below = Vec::sub(t, one), above = Vec::add(t, one);
-      all = all && Vec::less(Vec::abs(t), exact) == kAll && before(Vec::sub(below, one)) == kAll && before(above) == 0;
-      Vec::store(to, Vec::select(before(t), Vec::select(before(below), below, t), above), Full{});
-      falling |= down << (i * Vec::kLanes);
-    }
-    return all;
+//
+// Every step of Sign rounds monotonically, so one change of sign between two integers is the only one. False if it
+// isn't found beside the estimate: no change at all, factors that are not finite, or where float32 skips integers.
+inline bool find_limits(const Sign& sign, int32_t* limit, uint64_t& falling) {
+  constexpr uint64_t kAll = (uint64_t{1} << Vec::kLanes) - 1;
+  const Vec::F exact = Vec::all(0x1p23f);
+  bool all = true;
+  falling = 0;
+  for (int i = 0; i < Sign::kParts; ++i) {
+    int32_t* to = limit + i * Vec::kLanes;
+    const uint64_t down = Vec::less(sign.scale[i], Vec::all(0.0f));
+    const auto before = [&](Vec::F dot) { return sign.negative(i, dot) ^ down; };
+    const Vec::F zero = Vec::all(0.0f), one = Vec::all(1.0f);
+    Vec::store(to, Vec::sub(zero, Vec::div(Vec::add(sign.bias[i], sign.shift[i]), sign.scale[i])), Full{});
+    const Vec::F t = Vec::load(to, Full{}), below = Vec::sub(t, one), above = Vec::add(t, one);
+    all = all && Vec::less(Vec::abs(t), exact) == kAll && before(Vec::sub(below, one)) == kAll && before(above) == 0;
+    Vec::store(to, Vec::select(before(t), Vec::select(before(below), below, t), above), Full{});
+    falling |= down << (i * Vec::kLanes);
   }
-};
-
-// words[r * step] = start, turned by the bits of row r
-template <class Bits>
-inline void sign_rows(const int32_t* dot, int64_t ld, int64_t rows, uint64_t start, uint64_t* words, int64_t step,
-                      const Bits& bits) {
-  for (int64_t r = 0; r < rows; ++r, dot += ld, words += step) {
-    uint64_t word = start;
-#pragma GCC unroll 8
-    for (int i = 0; i < Sign::kParts; ++i) word ^= bits(i, dot + i * Vec::kLanes) << (i * Vec::kLanes);
-    *words = word;
-  }
+  return all;
 }
 
-void fused_words(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows, int64_t c) {
+inline bool words_alone(const Epilogue& e) {
+  return !e.residual && e.rprelu == nullptr && !e.stream && e.words != nullptr;
+}
+
+bool sign_limits(const Epilogue& e, int64_t c, int32_t* limits, uint64_t* falling) {
+  return e.kind == Epilogue::Kind::fused && words_alone(e) && e.channels % kWordBits == 0 &&
+         find_limits(Sign(e, c), limits, *falling);
+}
+
+// words[r * step] = start, turned by bits(row r)
+template <class D, class Bits>
+inline void sign_rows(const D* dot, int64_t ld, int64_t rows, uint64_t start, uint64_t* words, int64_t step,
+                      const Bits& bits) {
+  for (int64_t r = 0; r < rows; ++r, dot += ld, words += step) *words = start ^ bits(dot);
+}
+
+template <class D>
+void fused_words(const Epilogue& e, const D* dot, int64_t ld, int64_t row, int64_t rows, int64_t c) {
   constexpr int64_t kWorthwhile = 32;  // rows
   const Sign sign(e, c);
   const int64_t step = words_for(e.channels);
   uint64_t* words = e.words + row * step + c / kWordBits;
-  Limits limits;
-  if (rows >= kWorthwhile && limits.found(sign)) {
-    return sign_rows(dot + c, ld, rows, limits.falling, words, step, [&](int i, const int32_t* part) {
-      return Vec::less(part, limits.limit + i * Vec::kLanes);
-    });
+  if constexpr (sizeof(D) == sizeof(int32_t)) {
+    int32_t limits[kWordBits];
+    uint64_t falling;
+    if (rows >= kWorthwhile && find_limits(sign, limits, falling)) {
+      return sign_rows(dot + c, ld, rows, falling, words, step,
+                       [&](const D* sums) { return Vec::less_word(sums, limits); });
+    }
   }
-  sign_rows(dot + c, ld, rows, 0, words, step,
-            [&](int i, const int32_t* part) { return sign.negative(i, Vec::load(part, Full{})); });
+  sign_rows(dot + c, ld, rows, 0, words, step, [&](const D* sums) {
+    uint64_t word = 0;
+#pragma GCC unroll 8
+    for (int i = 0; i < Sign::kParts; ++i) {
+      word |= sign.negative(i, Vec::load(sums + i * Vec::kLanes, Full{})) << (i * Vec::kLanes);
+    }
+    return word;
+  });
 }
 
 // A word of channels of a residual block: stream and shortcut of one type, all factors in registers over the rows.
-template <class T, bool kRprelu>
-void fused_block(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows, int64_t c) {
+template <class T, bool kRprelu, class D>
+void fused_block(const Epilogue& e, const D* dot, int64_t ld, int64_t row, int64_t rows, int64_t c) {
   const Sign sign(e, c);
   Vec::F before[Sign::kParts], slope[Sign::kParts], after[Sign::kParts];
 #pragma GCC unroll 8
@@ -153,16 +167,18 @@ void fused_block(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row,
 
 // Every word of channels by block(c), if there are only whole ones
 template <class Block>
-bool by_words(const Epilogue& e, const Block& block) {
-  if (e.channels % kWordBits != 0) return false;
-  for (int64_t c = 0; c < e.channels; c += kWordBits) block(c);
+bool by_words(const OutputPart& part, const Block& block) {
+  if (part.channels % kWordBits != 0) return false;
+  for (int64_t c = part.channel; c < part.channel + part.channels; c += kWordBits) block(c);
   return true;
 }
 
-void epilogue_fused(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows) {
-  const bool words_alone = !e.residual && e.rprelu == nullptr && !e.stream && e.words != nullptr;
+template <class D>
+void fused_rows(const Epilogue& e, const D* dot, int64_t ld, const OutputPart& part) {
+  int64_t row = part.row;
+  const int64_t rows = part.rows;
   const bool residual_block = e.residual && e.stream && e.residual.dtype == e.stream.dtype;
-  if (words_alone && by_words(e, [&](int64_t c) { fused_words(e, dot, ld, row, rows, c); })) return;
+  if (words_alone(e) && by_words(part, [&](int64_t c) { fused_words(e, dot, ld, row, rows, c); })) return;
   const auto block = [&](int64_t c) {
     with_type(e.stream.dtype, [&](auto tag) {
       using T = decltype(tag);
@@ -170,12 +186,12 @@ void epilogue_fused(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t r
                                  : fused_block<T, false>(e, dot, ld, row, rows, c);
     });
   };
-  if (residual_block && by_words(e, block)) return;
-  const int64_t K = e.channels, L = words_for(K);
+  if (residual_block && by_words(part, block)) return;
+  const int64_t K = e.channels, L = words_for(K), end = part.channel + part.channels;
   const Vec::F zero = Vec::all(0.0f);
   for (int64_t r = 0; r < rows; ++r, ++row, dot += ld) {
-    for (int64_t c = 0; c < K; c += kWordBits) {
-      const uint64_t word = word_of(std::min<int64_t>(kWordBits, K - c), [&](int64_t k, auto n) {
+    for (int64_t c = part.channel; c < end; c += kWordBits) {
+      const uint64_t word = word_of(std::min<int64_t>(kWordBits, end - c), [&](int64_t k, auto n) {
         Vec::F y = fused_lanes(e, dot, c + k, row * K + c + k, n);
         if (e.next_shift != nullptr) y = Vec::add(y, Vec::load(e.next_shift + c + k, n));
         return Vec::less(y, zero);
@@ -183,4 +199,8 @@ void epilogue_fused(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t r
       if (e.words != nullptr) e.words[row * L + c / kWordBits] = word;
     }
   }
+}
+
+void epilogue_fused(const Epilogue& e, const Dots& dots, const OutputPart& part) {
+  dots.visit([&](const auto* dot) { fused_rows(e, dot - part.channel, dots.ld, part); });
 }

@@ -16,22 +16,26 @@ void store(Span s, int64_t i, float v) {
 
 }  // namespace
 
-void epilogue_scaled(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t k = 0; k < e.channels; ++k) {
-      const float acc = static_cast<float>(dot[r * ld + k]);
-      store(e.y, (row + r) * e.channels + k, e.alpha ? e.alpha[k] * acc : acc);
+void epilogue_scaled(const Epilogue& e, const Dots& dots, const OutputPart& part) {
+  dots.visit([&](const auto* dot) {
+    for (int64_t r = 0; r < part.rows; ++r) {
+      for (int64_t j = 0; j < part.channels; ++j) {
+        const int64_t k = part.channel + j;
+        const float acc = static_cast<float>(dot[r * dots.ld + j]);
+        store(e.y, (part.row + r) * e.channels + k, e.alpha ? e.alpha[k] * acc : acc);
+      }
     }
-  }
+  });
 }
 
-void epilogue_fused(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows) {
+void epilogue_fused(const Epilogue& e, const Dots& dots, const OutputPart& part) {
   const int64_t K = e.channels, L = words_for(K);
-  for (int64_t r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < part.rows; ++r) {
     uint64_t word = 0;
-    for (int64_t k = 0; k < K; ++k) {
-      const int64_t i = (row + r) * K + k;
-      float y = e.scale[k] * static_cast<float>(dot[r * ld + k]) + e.bias[k];
+    for (int64_t j = 0; j < part.channels; ++j) {
+      const int64_t k = part.channel + j, i = (part.row + r) * K + k;
+      float y = 0.0f;
+      dots.visit([&](const auto* dot) { y = e.scale[k] * static_cast<float>(dot[r * dots.ld + j]) + e.bias[k]; });
       if (e.residual) y += load(e.residual, i);
       if (e.rprelu) {
         const float t = y + e.rprelu[k];
@@ -41,11 +45,13 @@ void epilogue_fused(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t r
       if (!e.words) continue;
       word |= uint64_t{y + (e.next_shift ? e.next_shift[k] : 0.0f) < 0.0f} << (k % kWordBits);
       if (k % kWordBits == kWordBits - 1 || k == K - 1) {
-        e.words[(row + r) * L + k / kWordBits] = word;
+        e.words[(part.row + r) * L + k / kWordBits] = word;
         word = 0;
       }
     }
   }
 }
+
+bool sign_limits(const Epilogue&, int64_t, int32_t*, uint64_t*) { return false; }
 
 }  // namespace bnn::cpu::scalar

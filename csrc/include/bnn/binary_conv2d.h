@@ -49,7 +49,7 @@ struct ConvPlan : BinaryConv2d {
   // Workspace, brought by the caller
   char* image = nullptr;       // [N, H + 2 pad, W + 2 pad, pixel_bytes], filled with the bits of pad_value outside
   uint64_t* panels = nullptr;  // [G, group_panels, row_words, 16]; depthwise: slices [K / C, taps, L];
-                               // tiles: [panels, steps, kTileBytes], or the filters packed [panels, 16, steps]
+                               // tiles: see tile_conv.cpp
   int32_t* base = nullptr;     // [row classes, column classes, ld], one class without border_sums
 };
 

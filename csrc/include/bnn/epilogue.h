@@ -33,8 +33,26 @@ struct Epilogue {
 
 namespace cpu {
 
-// Writes rows [row, row + rows) of the output from dot [rows, ld].
-void store_rows(const Epilogue& e, const int32_t* dot, int64_t ld, int64_t row, int64_t rows);
+// Dot products [rows, ld] in int32, or in int16 where all fit
+struct Dots {
+  const int32_t* wide = nullptr;
+  const int16_t* narrow = nullptr;
+  int64_t ld = 0;
+
+  // f(pointer to the first)
+  template <class F>
+  void visit(const F& f) const {
+    narrow != nullptr ? f(narrow) : f(wide);
+  }
+};
+
+// Rows [row, row + rows) of the output, channels [channel, channel + channels): whole words but for the last.
+struct OutputPart {
+  int64_t row, rows, channel, channels;
+};
+
+// Writes a part of the output from the dot products of its rows and channels.
+void store_rows(const Epilogue& e, const Dots& dots, const OutputPart& part);
 
 }  // namespace cpu
 }  // namespace bnn
