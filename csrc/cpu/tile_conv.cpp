@@ -277,8 +277,8 @@ void find_words(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, c
   }
 }
 
-// Dot products of a few tiles and a panel of filters on their way to the epilogue: runs of output pixels of [begin, end),
-// neighbours together.
+// Dot products of a few tiles and a panel of filters on their way to the epilogue: runs of output pixels of [begin,
+// end), neighbours together.
 class Writer {
  public:
   Writer(const ConvPlan& p, const Block& b, const Tiles& tiles, const Workspace& w, int64_t begin, int64_t end)
@@ -362,8 +362,8 @@ void run_block(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, co
         w.starts[i] = tile.image * t.planes() * t.plane() + tile.position;
       }
       ukernels().tile_products({w.bytes + group * g.Cg(), w.starts, some, t.rows, g.C, t.offsets.data(), w.row_base,
-                                w.row_add, w.row_word, t.steps(), g.Kg(), panel_at(p, group * t.panels), panel_bytes(p), w.dot,
-                                Writer::finished, writer.job(first, group), words});
+                                w.row_add, w.row_word, t.steps(), g.Kg(), panel_at(p, group * t.panels), panel_bytes(p),
+                                w.dot, Writer::finished, writer.job(first, group), words});
     }
   }
 }

@@ -92,7 +92,7 @@ double tile_cost(const ConvPlan& p) {
                      static_cast<double>(t.out_rows * t.out_columns);
   const double panels = static_cast<double>(g.G * ceil_div(g.Kg(), kTileFilters));
   const double steps = static_cast<double>(t.steps());
-  return 2000.0 + panels * (80.0 * steps + all * (30.0 + 1.25 * t.rows * steps));
+  return 2000.0 + panels * (90.0 * steps + all * (180.0 + 1.7 * t.rows * steps));
 }
 
 }  // namespace

@@ -14,9 +14,10 @@ namespace bnn::cpu {
 // Filters travel in panels of 16, interleaved by word: panel [words][16].
 inline constexpr int kPanel = 16;
 
-// Products of bits as bytes, on a matrix unit of tiles: `rows` pixels x 64 bytes times 64 bytes x 16 columns of filters.
-// A column holds two filters, v + 241 v' for their bits v and v': a group of steps, in which no filter has more than 227
-// ones, sums to s + 241 s' < 2^16 with s < 241, from which s' = floor(272 sum / 2^16) (test_ukernels tries all pairs).
+// Products of bits as bytes, on a matrix unit of tiles: `rows` pixels x 64 bytes times 64 bytes x 16 columns of
+// filters. A column holds two filters, v + 241 v' for their bits v and v': a group of steps, in which no filter has
+// more than 227 ones, sums to s + 241 s' < 2^16 with s < 241, from which s' = floor(272 sum / 2^16) (test_ukernels
+// tries all pairs).
 inline constexpr int64_t kTileBytes = 1024;
 inline constexpr int kTileRows = 16;  // at most
 inline constexpr int kTileFilters = 32;
@@ -51,9 +52,9 @@ constexpr int code_bit(bool second, int channel) { return channel / 2 * 16 + sec
 
 struct TilePanel {
   uint64_t* codes;
-  uint8_t* groups;  // [steps] where a group begins: as long as may be, of kMostSteps at most
-  int16_t* base;    // [classes, 64], or where words alone are asked for and limited is 1: what 4 sums - 2 ones of a
-  uint8_t* limited; //   filter have to be below for a bit of 1 ...
+  uint8_t* groups;    // [steps] where a group begins: as long as may be, of kMostSteps at most
+  int16_t* base;      // [classes, 64], or where words alone are asked for and limited is 1: what 4 sums - 2 ones of a
+  uint8_t* limited;   //   filter have to be below for a bit of 1 ...
   uint64_t* falling;  // ... or of 0 where its bit is 1 here
 
   TilePanel at(int64_t offset) const {  // in bytes

@@ -66,18 +66,32 @@ struct alignas(64) ByteTable {
 };
 constexpr ByteTable kBytes;
 
-// A tile of filters from its codes: a row is four bits of both filters of each column, 16 bits at a time.
-inline void expand_tile(const uint64_t* codes, uint8_t* out) {
-  const __m512i table = _mm512_load_si512(kBytes.of);
+// Expands tiles of filters from their codes, four rows at a time: a row is four bits of both filters of each column, 16
+// bits at a time.
+class Expander {
+ public:
+  Expander(const uint64_t* codes, uint8_t* to, int64_t tiles) : codes_(codes), to_(to), left_(4 * tiles) {}
+
+  int64_t left() const { return left_; }
+
+  void some(int64_t count) {
+    const __m512i table = _mm512_load_si512(kBytes.of);
+    count = std::min(count, left_);
+    left_ -= count;
+    for (; count > 0; --count, codes_ += 8) {
+      const __m512i rows = _mm512_loadu_si512(codes_);
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i, codes += 8) {
-    const __m512i rows = _mm512_loadu_si512(codes);
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r, out += 64) {
-      _mm512_store_si512(out, _mm512_permutexvar_epi16(_mm512_srli_epi16(rows, 4 * r), table));
+      for (int r = 0; r < 4; ++r, to_ += 64) {
+        _mm512_store_si512(to_, _mm512_permutexvar_epi16(_mm512_srli_epi16(rows, 4 * r), table));
+      }
     }
   }
-}
+
+ private:
+  const uint64_t* codes_;
+  uint8_t* to_;
+  int64_t left_;
+};
 
 // 32 channels of 32 filters, two in a lane: half the codes of a tile
 inline void code_half(__m512i first, __m512i second, uint64_t* codes) {
@@ -124,10 +138,37 @@ struct Halves {
 
 // Steps [begin, end) of a panel, one or two groups, and where their filters lie: tile after tile, step after step.
 struct Chunk {
-  int64_t panel, begin, end = 0, middle = 0;
-  int groups = 0;
+  int64_t panel, begin, middle, end;
+  int groups;
+  int64_t tiles;  // of filters, a step
   const uint8_t* filters;
+
+  Chunk(const TileProducts& p, int64_t i, int64_t first, const uint8_t* place)
+      : panel(i), begin(first), middle(first), end(first), groups(0), tiles(0), filters(place) {
+    if (panel * kWordBits >= p.filters) return;
+    tiles = tiles_of(p.filters - panel * kWordBits);
+    const uint8_t* begins = p.panel.at(panel * p.panel_step).groups;
+    for (; groups < 2 && end < p.steps; ++groups) {
+      do ++end;
+      while (end < p.steps && begins[end] == 0);
+      if (groups == 0) middle = end;
+    }
+  }
+
+  Chunk next(const TileProducts& p, const uint8_t* place) const {
+    return end < p.steps ? Chunk(p, panel, end, place) : Chunk(p, panel + 1, 0, place);
+  }
+
+  Expander expander(const TileProducts& p, uint8_t* place) const {
+    const uint64_t* codes = groups == 0 ? nullptr : p.panel.at(panel * p.panel_step).codes + begin * tiles * kCodeWords;
+    return {codes, place, (end - begin) * tiles};
+  }
 };
+
+// 16 sums below 2^16 of a row and of the next one, in turns of four
+inline __m512i two_rows(const int32_t* sums) {
+  return _mm512_packus_epi32(_mm512_load_si512(sums), _mm512_load_si512(sums + 16));
+}
 
 // Sums of up to four tiles on their way from the unit: one or two groups of a chunk of steps, and what each tile's
 // earlier chunks summed to. A group's sum is s + kSecond s'. A block is settled when the next one's first group is
@@ -191,9 +232,6 @@ class Sums {
     [[maybe_unused]] const int64_t* row_word = p_.row_word + at;
     [[maybe_unused]] uint32_t* words = p_.words + index_ * 2 + t % filters_;
     [[maybe_unused]] const auto falling = static_cast<uint32_t>(*panel_.falling >> column);
-    const auto pack = [](const int32_t* rows_of) {
-      return _mm512_packus_epi32(_mm512_load_si512(rows_of), _mm512_load_si512(rows_of + 16));
-    };
     const auto leave = [&](int r, __m512i sums) {
       sums = _mm512_add_epi16(_mm512_slli_epi16(sums, 2), _mm512_set1_epi32(row_add[r]));
       const __m512i of_class = _mm512_loadu_si512(base + row_base[r]);
@@ -205,10 +243,10 @@ class Sums {
     };
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r += 2) {
-      __m512i sums = pack(group + 16 * r);
+      __m512i sums = two_rows(group + 16 * r);
       __m512i seconds = _mm512_mulhi_epu16(sums, inverse);
       if constexpr (kTwo) {
-        const __m512i more = pack(other + 16 * r);
+        const __m512i more = two_rows(other + 16 * r);
         sums = _mm512_add_epi16(sums, more);
         seconds = _mm512_add_epi16(seconds, _mm512_mulhi_epu16(more, inverse));
       }
@@ -238,7 +276,8 @@ class Sums {
 
 // kPixels x kFilters tiles of sums, in registers 0..3; pixels in 4, filters in 6 and 7
 template <int kPixels, int kFilters>
-void block(const TileProducts& p, const Chunk& chunk, int group, int64_t tile, Sums& sums) {
+void block(const TileProducts& p, const Chunk& chunk, int group, int64_t tile, Sums& sums, Expander& ahead,
+           int64_t pace) {
   const auto pixels = [&](int i) { return p.bytes + p.starts[tile + (i < kPixels ? i : 0)] * p.pitch; };
   const uint8_t *a0 = pixels(0), *a1 = pixels(1), *a2 = pixels(2), *a3 = pixels(3);
   const int64_t begin = group == 0 ? chunk.begin : chunk.middle, end = group == 0 ? chunk.middle : chunk.end;
@@ -275,6 +314,7 @@ void block(const TileProducts& p, const Chunk& chunk, int group, int64_t tile, S
         _tile_dpbuud(3, 4, 6);
       }
     }
+    ahead.some(pace);
   }
   int32_t* to = sums.next(chunk, group, tile, kPixels, kFilters);
   memory_barrier();
@@ -287,16 +327,28 @@ void block(const TileProducts& p, const Chunk& chunk, int group, int64_t tile, S
 
 // As many tiles of pixels from `tile` on as four of sums allow; how many that were.
 template <int kPixels, int kFilters>
-int64_t blocks(const TileProducts& p, const Chunk& chunk, int64_t tile, Sums& sums) {
-  for (int i = 0; i < chunk.groups; ++i) block<kPixels, kFilters>(p, chunk, i, tile, sums);
+int64_t blocks(const TileProducts& p, const Chunk& chunk, int64_t tile, Sums& sums, Expander& ahead, int64_t pace) {
+  for (int i = 0; i < chunk.groups; ++i) block<kPixels, kFilters>(p, chunk, i, tile, sums, ahead, pace);
   return kPixels;
 }
 
-int64_t some_tiles(const TileProducts& p, const Chunk& chunk, bool two, int64_t tile, Sums& sums) {
-  const int64_t left = p.tiles - tile;
-  if (two) return left >= 2 ? blocks<2, 2>(p, chunk, tile, sums) : blocks<1, 2>(p, chunk, tile, sums);
-  if (left >= 4) return blocks<4, 1>(p, chunk, tile, sums);
-  return left >= 2 ? blocks<2, 1>(p, chunk, tile, sums) : blocks<1, 1>(p, chunk, tile, sums);
+// All tiles by a chunk, while the next one's filters are expanded
+void multiply(const TileProducts& p, const Chunk& chunk, Sums& sums, Expander& ahead) {
+  const int64_t together = chunk.tiles == 2 ? 2 : 4;
+  const int64_t pace = ceil_div(ahead.left(), ceil_div(p.tiles, together) * (chunk.end - chunk.begin));
+  for (int64_t tile = 0; tile < p.tiles;) {
+    const int64_t left = p.tiles - tile;
+    if (chunk.tiles == 2) {
+      tile +=
+          left >= 2 ? blocks<2, 2>(p, chunk, tile, sums, ahead, pace) : blocks<1, 2>(p, chunk, tile, sums, ahead, pace);
+    } else if (left >= 4) {
+      tile += blocks<4, 1>(p, chunk, tile, sums, ahead, pace);
+    } else {
+      tile +=
+          left >= 2 ? blocks<2, 1>(p, chunk, tile, sums, ahead, pace) : blocks<1, 1>(p, chunk, tile, sums, ahead, pace);
+    }
+  }
+  ahead.some(ahead.left());
 }
 
 }  // namespace
@@ -381,29 +433,17 @@ void pack_filters(const FilterWords& f, const TilePanel& panel, int16_t* ones, u
 }
 
 void tile_products(const TileProducts& p) {
-  alignas(64) uint8_t filters[2 * kMostSteps * 2 * kTileBytes];
+  alignas(64) uint8_t filters[2][2 * kMostSteps * 2 * kTileBytes];
   Sums sums(p);
-  for (int64_t i = 0; i * kWordBits < p.filters; ++i) {
-    const TilePanel panel = p.panel.at(i * p.panel_step);
-    const int64_t tiles = tiles_of(p.filters - i * kWordBits);
-    const uint64_t* codes = panel.codes;
-    for (int64_t begin = 0; begin < p.steps;) {
-      Chunk chunk{.panel = i, .begin = begin, .filters = filters};
-      while (chunk.groups < 2 && begin < p.steps) {
-        chunk.middle = begin;
-        do ++begin;
-        while (begin < p.steps && panel.groups[begin] == 0);
-        ++chunk.groups;
-      }
-      chunk.end = begin;
-      if (chunk.groups == 1) chunk.middle = begin;
-      for (uint8_t* to = filters; to < filters + (chunk.end - chunk.begin) * tiles * kTileBytes; to += kTileBytes) {
-        expand_tile(codes, to);
-        codes += kCodeWords;
-      }
-      memory_barrier();
-      for (int64_t tile = 0; tile < p.tiles;) tile += some_tiles(p, chunk, tiles == 2, tile, sums);
-    }
+  Chunk chunk(p, 0, 0, filters[0]);
+  Expander first = chunk.expander(p, filters[0]);
+  first.some(first.left());
+  for (int turn = 1; chunk.groups > 0; turn ^= 1) {
+    const Chunk next = chunk.next(p, filters[turn]);
+    Expander ahead = next.expander(p, filters[turn]);
+    memory_barrier();
+    multiply(p, chunk, sums, ahead);
+    chunk = next;
   }
   sums.settle();
   memory_barrier();

@@ -10,8 +10,8 @@ namespace bnn::cpu {
 // How a convolution runs on a matrix unit for bytes.
 //
 // With bits a of pixels and w of filters (1 stands for -1), dot = sum (1 - 2 a)(1 - 2 w) = base - 2 ones + 4 sum a w,
-// where base = sum (1 - 2 w) belongs to the filter and ones = sum a to the pixel. Only sum a w is multiplied, as bytes 0
-// and 1, two filters in a byte. Outside the image a is 0 (1 for pad_value -1); what pad_value 0 doesn't count is left
+// where base = sum (1 - 2 w) belongs to the filter and ones = sum a to the pixel. Only sum a w is multiplied, as bytes
+// 0 and 1, two filters in a byte. Outside the image a is 0 (1 for pad_value -1); what pad_value 0 doesn't count is left
 // out of base, which there depends on the border class.
 //
 // A block of output positions at a time: the pixels that it reads are expanded to bytes in the thread's scratch, one
@@ -29,9 +29,9 @@ struct TilePlan {
   std::vector<int64_t> phases_w;
   int64_t reach_h = 0, reach_w = 0;                   // rows and columns that a plane has beyond the block
   int64_t images = 1, out_rows = 1, out_columns = 1;  // a block; several images only if whole
-  int64_t shared = 0;        // columns at a row's end that are those at the next one's begin: padding on both sides
-  int64_t job = 1;           // tiles that filters are expanded for at once, at most
-  int64_t panels = 0;        // of 64 filters, in a group
+  int64_t shared = 0;  // columns at a row's end that are those at the next one's begin: padding on both sides
+  int64_t job = 1;     // tiles that filters are expanded for at once, at most
+  int64_t panels = 0;  // of 64 filters, in a group
 
   int64_t steps() const { return static_cast<int64_t>(offsets.size()); }
   int64_t pitch() const { return out_columns + reach_w - shared; }           // pixels from row to row
