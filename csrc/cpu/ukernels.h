@@ -48,21 +48,31 @@ constexpr int64_t tiles_of(int64_t filters) { return filters > kTileFilters ? 2 
 // A panel of up to 64 filters in the form that is expanded to tiles fast: [steps][tiles_of(filters)][kCodeWords], where
 // a tile's 256 bytes are [16 rows / 4][16 columns] of 32 bits: bit code_bit(...) + 4 r of a column for row 4 i + r.
 inline constexpr int64_t kCodeWords = kTileFilters;
+inline constexpr int64_t kMostSteps = 8;
 constexpr int code_bit(bool second, int channel) { return channel / 2 * 16 + second * 2 + channel % 2; }
 
-struct TilePanel {
+struct PackedPanel {
   uint64_t* codes;
-  uint8_t* groups;    // [steps] where a group begins: as long as may be, of kMostSteps at most
-  int16_t* base;      // [classes, 64], or where words alone are asked for and limited is 1: what 4 sums - 2 ones of a
-  uint8_t* limited;   //   filter have to be below for a bit of 1 ...
-  uint64_t* falling;  // ... or of 0 where its bit is 1 here
-
-  TilePanel at(int64_t offset) const {  // in bytes
-    return {codes + offset / 8, groups + offset, base + offset / 2, limited + offset, falling + offset / 8};
-  }
+  uint8_t* groups;  // [steps] 1 where a group begins: as long as may be, of kMostSteps at most
+  int16_t* ones;    // [taps, 64] of each filter
 };
-inline constexpr int64_t kMostSteps = 8;
 
+// Where the group of steps ends that begins with step s
+constexpr int64_t group_end(const uint8_t* groups, int64_t s, int64_t steps) {
+  const int64_t most = steps - s < kMostSteps ? steps : s + kMostSteps;
+  do ++s;
+  while (s < most && groups[s] == 0);
+  return s;
+}
+
+// What products need of a panel
+struct TilePanel {
+  const uint64_t* codes;
+  const uint8_t* groups;
+  const int16_t* base;  // [classes, 64], or where words alone are asked for and limited is 1: what 4 sums - 2 ones of a
+  const uint8_t* limited;   //   filter have to be below for a bit of 1 ...
+  const uint64_t* falling;  // ... or of 0 where its bit is 1 here
+};
 // For tiles t, their rows i and filters k
 //   dot = base[row_base[at] + k % 64] + row_add[at] + 4 sums modulo 2^16 where at = starts[t] + i:
 // sums over steps s and bytes b of bytes[at * pitch + offsets[s] + b] times bit b of the word of filter k in step s.
@@ -80,12 +90,18 @@ struct TileProducts {
   const int64_t* row_word;  // of the row's words, which of 32 bits is the first; negative: don't write it
   int64_t steps;
   int64_t filters;
-  TilePanel panel;     // the first one
-  int64_t panel_step;  // bytes from panel to panel
-  int16_t* dot;        // [kTilesTogether * kTileRows, 64]
+  TilePanel first;      // panel
+  int64_t packed_step;  // bytes from panel to panel of codes and groups
+  int64_t panel_step;   // of the others
+  int16_t* dot;         // [kTilesTogether * kTileRows, 64]
   void (*finished)(void* context, int64_t panel, int64_t tile, int64_t count);
   void* context;
   uint32_t* words;
+
+  TilePanel panel(int64_t i) const {
+    return {first.codes + i * packed_step / 8, first.groups + i * packed_step, first.base + i * panel_step / 2,
+            first.limited + i * panel_step, first.falling + i * panel_step / 8};
+  }
 };
 inline constexpr int64_t kJobTiles = 16;
 inline constexpr int64_t kTilesTogether = 4;
@@ -143,8 +159,8 @@ using expand_pixels = void(const uint64_t* words, int64_t step, int64_t pixels, 
 // row_add[i] = -2 sum over taps t of ones[i + taps[t]], see TileProducts; reads and writes up to kTogether - 1 more.
 using count_window = void(const int16_t* ones, const int64_t* taps, int64_t count, int64_t rows, int32_t* row_add);
 
-// One panel: codes, groups and, where tap_words > 0, ones [taps, 64] of each filter; counts: scratch [steps, 64]
-using pack_filters = void(const FilterWords& f, const TilePanel& panel, int16_t* ones, uint8_t* counts);
+// One panel; its ones only where tap_words > 0. counts: scratch [steps, 64]
+using pack_filters = void(const FilterWords& f, const PackedPanel& panel, uint8_t* counts);
 
 using tile_products = void(const TileProducts& p);
 

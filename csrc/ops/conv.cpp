@@ -31,25 +31,6 @@ int64_t out_size(const char* op, const char* name, int64_t in, int64_t filter, i
   return conv_out_size(in, filter, stride, pad, dilation);
 }
 
-void run_on_cpu(const BinaryConv2d& problem) {
-  const ConvGeometry& g = problem.geometry;
-  cpu::ConvPlan p = cpu::binary_conv2d_plan(problem);
-  const int64_t image = cpu::image_words(p), panels = cpu::panels_words(p), need = cpu::scratch_words(p);
-  BNN_CHECK(image >= 0, "binary_conv2d", "padding", "small enough to address the padded image",
-            text("[", g.pad_h, ", ", g.pad_w, "]"));
-  p.panels = scratch<Slot::call>(panels + image + ceil_div(cpu::base_size(p), 2));
-  p.image = reinterpret_cast<char*>(p.panels + panels);
-  p.base = reinterpret_cast<int32_t*>(p.panels + panels + image);
-  const int64_t rows = cpu::image_rows(p), units = cpu::filter_units(p);
-  if (rows > 0) {
-    parallel(rows, image / rows, [&](int64_t begin, int64_t end) { cpu::binary_conv2d_image(p, begin, end); });
-  }
-  parallel(units, panels / units * 4,
-           [&](int64_t begin, int64_t end) { cpu::binary_conv2d_filters(p, begin, end, scratch<Slot::thread>(need)); });
-  parallel(g.pixels(), cpu::pixel_words(p) / 8 + g.K,
-           [&](int64_t begin, int64_t end) { cpu::binary_conv2d(p, begin, end, scratch<Slot::thread>(need)); });
-}
-
 }  // namespace
 
 ConvGeometry conv_geometry(const char* op, const Tensor& x, const std::vector<int64_t>& image,
@@ -84,13 +65,37 @@ ConvGeometry conv_geometry(const char* op, const Tensor& x, const std::vector<in
   return g;
 }
 
+void run_conv_on_cpu(const BinaryConv2d& problem) {
+  const ConvGeometry& g = problem.geometry;
+  if (g.pixels() == 0 || g.K == 0) return;
+  cpu::ConvPlan p = cpu::binary_conv2d_plan(problem);
+  const int64_t image = cpu::image_words(p), panels = cpu::panels_words(p), need = cpu::scratch_words(p);
+  BNN_CHECK(image >= 0, "binary_conv2d", "padding", "small enough to address the padded image",
+            text("[", g.pad_h, ", ", g.pad_w, "]"));
+  p.panels = scratch<Slot::call>(panels + image + ceil_div(cpu::base_size(p), 2));
+  p.image = reinterpret_cast<char*>(p.panels + panels);
+  p.base = reinterpret_cast<int32_t*>(p.panels + panels + image);
+  const int64_t rows = cpu::image_rows(p), units = cpu::filter_units(p);
+  if (rows > 0) {
+    parallel(rows, image / rows, [&](int64_t begin, int64_t end) { cpu::binary_conv2d_image(p, begin, end); });
+  }
+  parallel(units, panels / units * 4,
+           [&](int64_t begin, int64_t end) { cpu::binary_conv2d_filters(p, begin, end, scratch<Slot::thread>(need)); });
+  parallel(g.pixels(), cpu::pixel_words(p) / 8 + g.K,
+           [&](int64_t begin, int64_t end) { cpu::binary_conv2d(p, begin, end, scratch<Slot::thread>(need)); });
+}
+
 void run_conv(const char* op, const ConvGeometry& geometry, const Tensor& x, const Tensor& weight,
               const Epilogue& epilogue) {
   if (geometry.pixels() == 0 || geometry.K == 0) return;
-  const BinaryConv2d p{geometry, static_cast<const uint64_t*>(x.const_data_ptr()),
-                       static_cast<const uint64_t*>(weight.const_data_ptr()), epilogue};
+  const BinaryConv2d p{geometry,
+                       static_cast<const uint64_t*>(x.const_data_ptr()),
+                       static_cast<const uint64_t*>(weight.const_data_ptr()),
+                       epilogue,
+                       nullptr,
+                       0};
   run(
-      op, x, [&] { run_on_cpu(p); },
+      op, x, [&] { run_conv_on_cpu(p); },
       [&](const cuda::Stream& stream) {
         const Tensor workspace = empty({cuda::binary_conv2d_workspace(p, stream)}, ScalarType::Byte, x);
         return cuda::binary_conv2d(p, workspace.mutable_data_ptr(), stream);

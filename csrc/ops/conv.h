@@ -26,6 +26,9 @@ ConvGeometry conv_geometry(const char* op, const Tensor& x, const std::vector<in
 void run_conv(const char* op, const ConvGeometry& geometry, const Tensor& x, const Tensor& weight,
               const Epilogue& epilogue);
 
+// The same on the CPU, with filters that were packed before or null
+void run_conv_on_cpu(const BinaryConv2d& problem);
+
 // What run_conv runs on: an instruction set or the name of a CUDA kernel. words: the epilogue writes words.
 std::string conv_route(const char* op, const ConvGeometry& geometry, const Tensor& x, bool words);
 

@@ -17,35 +17,41 @@ const float* float_data(const char* op, const char* argument, const Tensor& t, c
 
 }  // namespace
 
-FusedOutputs make_fused(const char* op, const Tensor& x, const std::vector<int64_t>& shape, const FusedArguments& a) {
-  const int64_t K = shape[1];
-  FusedOutputs out{{}, empty({0}, ScalarType::Float, x), empty({0}, ScalarType::Long, x), {}};
+FusedOutputs make_outputs(const char* op, const Tensor& x, const std::vector<int64_t>& shape,
+                          const std::optional<Tensor>& residual, std::optional<ScalarType> stream_dtype, bool words) {
+  if (stream_dtype) {
+    BNN_CHECK(is_float_type(*stream_dtype), op, "stream_dtype", "None, float32, bfloat16 or float16",
+              dtype_text(*stream_dtype));
+  }
+  std::vector<int64_t> words_shape = shape;
+  words_shape.erase(words_shape.begin() + 1);
+  words_shape.push_back(words_for(shape[1]));
+  FusedOutputs out{{},
+                   stream_dtype ? empty_rows(shape, *stream_dtype, x) : empty({0}, ScalarType::Float, x),
+                   empty(words ? words_shape : std::vector<int64_t>{0}, ScalarType::Long, x),
+                   {}};
   Epilogue& e = out.epilogue;
   e.kind = Epilogue::Kind::fused;
-  e.channels = K;
+  e.channels = shape[1];
+  if (stream_dtype) e.stream = mutable_span_of(out.stream);
+  if (words) e.words = static_cast<uint64_t*>(out.words.mutable_data_ptr());
+  if (residual) {
+    check_shape(op, "residual", *residual, shape);
+    check_float(op, "residual", *residual, x);
+    out.held.push_back(channels_innermost(*residual));
+    e.residual = span_of(out.held.back());
+  }
+  return out;
+}
+
+FusedOutputs make_fused(const char* op, const Tensor& x, const std::vector<int64_t>& shape, const FusedArguments& a) {
+  const int64_t K = shape[1];
+  FusedOutputs out = make_outputs(op, x, shape, a.residual, a.stream_dtype, a.next_shift || !a.stream_dtype);
+  Epilogue& e = out.epilogue;
   e.scale = float_data(op, "scale", a.scale, x, {K}, out.held);
   e.bias = float_data(op, "bias", a.bias, x, {K}, out.held);
   if (a.rprelu) e.rprelu = float_data(op, "rprelu", *a.rprelu, x, {3, K}, out.held);
   if (a.next_shift) e.next_shift = float_data(op, "next_shift", *a.next_shift, x, {K}, out.held);
-  if (a.residual) {
-    check_shape(op, "residual", *a.residual, shape);
-    check_float(op, "residual", *a.residual, x);
-    out.held.push_back(channels_innermost(*a.residual));
-    e.residual = span_of(out.held.back());
-  }
-  if (a.stream_dtype) {
-    BNN_CHECK(is_float_type(*a.stream_dtype), op, "stream_dtype", "None, float32, bfloat16 or float16",
-              dtype_text(*a.stream_dtype));
-    out.stream = empty_rows(shape, *a.stream_dtype, x);
-    e.stream = mutable_span_of(out.stream);
-  }
-  if (a.next_shift || !a.stream_dtype) {
-    std::vector<int64_t> words_shape = shape;
-    words_shape.erase(words_shape.begin() + 1);
-    words_shape.push_back(words_for(K));
-    out.words = empty(words_shape, ScalarType::Long, x);
-    e.words = static_cast<uint64_t*>(out.words.mutable_data_ptr());
-  }
   return out;
 }
 

@@ -26,6 +26,10 @@ struct FusedOutputs {
   std::vector<Tensor> held;
 };
 
+// The outputs that are asked for, and the residual; the rest of the epilogue is the caller's.
+FusedOutputs make_outputs(const char* op, const Tensor& x, const std::vector<int64_t>& shape,
+                          const std::optional<Tensor>& residual, std::optional<ScalarType> stream_dtype, bool words);
+
 // shape [N, K, OH, OW] or [M, K], on the device of x
 FusedOutputs make_fused(const char* op, const Tensor& x, const std::vector<int64_t>& shape, const FusedArguments& a);
 

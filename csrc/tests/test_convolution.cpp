@@ -107,8 +107,12 @@ bool same_on_every_isa(const ConvGeometry& g) {
   const auto expected = reference(p);
   for (cpu::Isa isa : cpu::isa_available()) {
     cpu::isa_use(cpu::isa_name(isa));
+    std::vector<uint64_t> packed(static_cast<size_t>(cpu::packed_words(g)));
+    cpu::pack_filters(p, packed.data());
     const bool right = kernels(p, cpu::Route::popcount) == expected;
-    if (right && kernels(p, cpu::Route::tiles) == expected) continue;
+    BinaryConv2d before = p;
+    before.packed = packed.data(), before.packed_size = static_cast<int64_t>(packed.size());
+    if (right && kernels(p, cpu::Route::tiles) == expected && kernels(before, cpu::Route::tiles) == expected) continue;
     std::printf("%s %s differs: N %ld C %ld H %ld W %ld K %ld R %ld S %ld G %ld pad_value %d\n",
                 std::string(cpu::isa_name(isa)).c_str(), right ? "tiles" : "popcount", g.N, g.C, g.H, g.W, g.K, g.R,
                 g.S, g.G, g.pad_value);

@@ -424,35 +424,40 @@ struct SomeFilters {
   }
 };
 
+// Memory of panels, one after the other: codes, ones, groups; then base, limited, falling
 struct SomePanels {
-  int64_t codes, step;  // bytes
-  std::vector<uint8_t> bytes, counts;
-  std::vector<int16_t> ones;
+  const SomeFilters& some;
+  int64_t packed_step, bounds_step;  // bytes
+  std::vector<uint64_t> packed, bounds;
 
-  explicit SomePanels(const SomeFilters& some)
-      : codes(some.steps * 2 * kCodeWords * 8),
-        step(codes + some.steps / 8 * 8 + 8 + 2 * kWordBits * 2 + 16),
-        bytes(static_cast<size_t>(some.panels() * step)),
-        counts(static_cast<size_t>(some.steps * kWordBits)),
-        ones(static_cast<size_t>(some.taps * kWordBits)) {}
+  explicit SomePanels(const SomeFilters& filters)
+      : some(filters),
+        packed_step(some.steps * 2 * kCodeWords * 8 + some.taps * kWordBits * 2 + ceil_div(some.steps, 8) * 8),
+        bounds_step(2 * kWordBits * 2 + 16),
+        packed(static_cast<size_t>(some.panels() * packed_step / 8)),
+        bounds(static_cast<size_t>(some.panels() * bounds_step / 8)) {}
 
-  TilePanel first() {
-    uint8_t* base = bytes.data() + codes;
-    uint8_t* falling = base + 2 * kWordBits * 2;
-    return {reinterpret_cast<uint64_t*>(bytes.data()), falling + 16, reinterpret_cast<int16_t*>(base), falling + 8,
-            reinterpret_cast<uint64_t*>(falling)};
+  PackedPanel panel(int64_t i) {
+    uint64_t* codes = packed.data() + i * packed_step / 8;
+    uint64_t* ones = codes + some.steps * 2 * kCodeWords;
+    auto* groups = reinterpret_cast<uint8_t*>(ones + some.taps * kWordBits / 4);
+    return {codes, groups, reinterpret_cast<int16_t*>(ones)};
   }
+
+  int16_t* base(int64_t i) { return reinterpret_cast<int16_t*>(bounds.data() + i * bounds_step / 8); }
+  uint64_t* falling(int64_t i) { return bounds.data() + (i + 1) * bounds_step / 8 - 1; }
+  uint8_t* limited(int64_t i) { return reinterpret_cast<uint8_t*>(falling(i) - 1); }
 };
 
 bool check(ukernel::pack_filters* f, ukernel::pack_filters* truth) {
   const SomeFilters some;
   SomePanels x(some), y(some);
+  std::vector<uint8_t> counts(static_cast<size_t>(some.steps * kWordBits));
   for (int64_t i = 0; i < some.panels(); ++i) {
-    f(some.panel(i), x.first().at(i * x.step), x.ones.data(), x.counts.data());
-    truth(some.panel(i), y.first().at(i * y.step), y.ones.data(), y.counts.data());
-    if (x.ones != y.ones || x.counts != y.counts) return false;
+    f(some.panel(i), x.panel(i), counts.data());
+    truth(some.panel(i), y.panel(i), counts.data());
   }
-  return x.bytes == y.bytes;
+  return x.packed == y.packed;
 }
 
 // What the second filter's sum is found by
@@ -492,14 +497,17 @@ bool check(ukernel::tile_products* f, ukernel::tile_products* truth) {
   const int rows = 1 + static_cast<int>(up_to(kTileRows - 1));
   SomePanels panels(some);
   int64_t most_groups = 0;
+  std::vector<uint8_t> counts(static_cast<size_t>(some.steps * kWordBits));
   for (int64_t i = 0; i < some.panels(); ++i) {
-    const TilePanel panel = panels.first().at(i * panels.step);
-    scalar::pack_filters(some.panel(i), panel, panels.ones.data(), panels.counts.data());
-    for (int k = 0; k < 2 * kWordBits; ++k) panel.base[k] = static_cast<int16_t>(g_random());
-    *panel.limited = some.filters % kWordBits == 0 && up_to(1) == 0;
-    *panel.falling = g_random();
+    const PackedPanel panel = panels.panel(i);
+    scalar::pack_filters(some.panel(i), panel, counts.data());
+    for (int k = 0; k < 2 * kWordBits; ++k) panels.base(i)[k] = static_cast<int16_t>(g_random());
+    *panels.limited(i) = some.filters % kWordBits == 0 && up_to(1) == 0;
+    *panels.falling(i) = g_random();
     most_groups = std::max<int64_t>(most_groups, std::count(panel.groups, panel.groups + some.steps, 1));
   }
+  const PackedPanel packed = panels.panel(0);
+  const TilePanel first{packed.codes, packed.groups, panels.base(0), panels.limited(0), panels.falling(0)};
   const int64_t tiles = 1 + up_to((most_groups > 2 ? 1 : 3) * kJobTiles - 1), positions = 20;
   const int64_t pitch = 1 + up_to(200), reach = up_to(300);
   std::vector<int64_t> starts(tiles), offsets(some.steps);
@@ -519,8 +527,8 @@ bool check(ukernel::tile_products* f, ukernel::tile_products* truth) {
     Finished out(rows, tiles, some.panels());
     std::vector<uint32_t> words(row_word.size() * 2 * static_cast<size_t>(some.panels()));
     g({bytes.data(), starts.data(), tiles, rows, pitch, offsets.data(), row_base.data(), row_add.data(),
-       row_word.data(), some.steps, some.filters, panels.first(), panels.step, out.dot.data(), Finished::take, &out,
-       words.data()});
+       row_word.data(), some.steps, some.filters, first, panels.packed_step, panels.bounds_step, out.dot.data(),
+       Finished::take, &out, words.data()});
     // Behind 32 filters or fewer of the last panel is nothing.
     const int64_t columns = ceil_div(some.filters, kTileFilters) * kTileFilters, ld = some.panels() * kWordBits;
     for (int64_t r = 0; r < tiles * rows; ++r) std::fill_n(out.all.data() + r * ld + columns, ld - columns, int16_t{0});

@@ -147,10 +147,9 @@ struct Chunk {
       : panel(i), begin(first), middle(first), end(first), groups(0), tiles(0), filters(place) {
     if (panel * kWordBits >= p.filters) return;
     tiles = tiles_of(p.filters - panel * kWordBits);
-    const uint8_t* begins = p.panel.at(panel * p.panel_step).groups;
+    const uint8_t* begins = p.panel(panel).groups;
     for (; groups < 2 && end < p.steps; ++groups) {
-      do ++end;
-      while (end < p.steps && begins[end] == 0);
+      end = group_end(begins, end, p.steps);
       if (groups == 0) middle = end;
     }
   }
@@ -160,7 +159,7 @@ struct Chunk {
   }
 
   Expander expander(const TileProducts& p, uint8_t* place) const {
-    const uint64_t* codes = groups == 0 ? nullptr : p.panel.at(panel * p.panel_step).codes + begin * tiles * kCodeWords;
+    const uint64_t* codes = groups == 0 ? nullptr : p.panel(panel).codes + begin * tiles * kCodeWords;
     return {codes, place, (end - begin) * tiles};
   }
 };
@@ -184,7 +183,7 @@ class Sums {
     if (group == 0) {
       settle();
       first_ = chunk.begin == 0, last_ = chunk.end == p_.steps, two_ = chunk.groups == 2;
-      index_ = chunk.panel, panel_ = p_.panel.at(index_ * p_.panel_step);
+      index_ = chunk.panel, panel_ = p_.panel(index_);
       tile_ = tile, pixels_ = pixels, filters_ = filters;
     }
     return group_[group][0];
@@ -403,7 +402,7 @@ void count_window(const int16_t* ones, const int64_t* taps, int64_t count, int64
   }
 }
 
-void pack_filters(const FilterWords& f, const TilePanel& panel, int16_t* ones, uint8_t* counts) {
+void pack_filters(const FilterWords& f, const PackedPanel& panel, uint8_t* counts) {
   const int64_t tiles = tiles_of(f.filters);
   for (int64_t t = 0; t < tiles; ++t) {
     for (int64_t word = 0; word < f.steps; word += 8) {
@@ -414,7 +413,7 @@ void pack_filters(const FilterWords& f, const TilePanel& panel, int16_t* ones, u
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(counts + f.place[w] * kWordBits + t * kTileFilters),
                             _mm512_cvtepi16_epi8(count));
         if (f.tap_words == 0) continue;
-        int16_t* sums = ones + w / f.tap_words * kWordBits + t * kTileFilters;
+        int16_t* sums = panel.ones + w / f.tap_words * kWordBits + t * kTileFilters;
         if (w % f.tap_words != 0) count = _mm512_add_epi16(count, _mm512_loadu_si512(sums));
         _mm512_storeu_si512(sums, count);
       }

@@ -45,7 +45,7 @@ void count_window(const int16_t* ones, const int64_t* taps, int64_t count, int64
   }
 }
 
-void pack_filters(const FilterWords& f, const TilePanel& panel, int16_t* ones, uint8_t* counts) {
+void pack_filters(const FilterWords& f, const PackedPanel& panel, uint8_t* counts) {
   const auto tiles = static_cast<int>(tiles_of(f.filters)), filters = tiles * kTileFilters;
   std::fill_n(panel.codes, f.steps * tiles * kCodeWords, uint64_t{0});
   for (int64_t w = 0; w < f.steps; ++w) {
@@ -59,7 +59,7 @@ void pack_filters(const FilterWords& f, const TilePanel& panel, int16_t* ones, u
       }
       counts[s * kWordBits + k] = static_cast<uint8_t>(popcount(word));
       if (f.tap_words == 0) continue;
-      int16_t& sum = ones[w / f.tap_words * kWordBits + k];
+      int16_t& sum = panel.ones[w / f.tap_words * kWordBits + k];
       sum = static_cast<int16_t>((w % f.tap_words == 0 ? 0 : sum) + popcount(word));
     }
   }
@@ -77,7 +77,7 @@ void pack_filters(const FilterWords& f, const TilePanel& panel, int16_t* ones, u
 
 void tile_products(const TileProducts& p) {
   for (int64_t i = 0; i * kWordBits < p.filters; ++i) {
-    const TilePanel panel = p.panel.at(i * p.panel_step);
+    const TilePanel panel = p.panel(i);
     const int64_t tiles = tiles_of(p.filters - i * kWordBits);
     for (int64_t t = 0; t < p.tiles; ++t) {
       for (int64_t at = p.starts[t]; at < p.starts[t] + p.rows; ++at) {

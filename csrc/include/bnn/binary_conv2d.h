@@ -17,6 +17,8 @@ struct BinaryConv2d {
   const uint64_t* x = nullptr;       // [N, H, W, L]
   const uint64_t* weight = nullptr;  // [K, R, S, Lg]
   Epilogue epilogue;
+  const uint64_t* packed = nullptr;  // weight by cpu::pack_filters, or null ...
+  int64_t packed_size = 0;           // ... words; used only where they are as many as this CPU wants
 };
 
 namespace cpu {
@@ -55,6 +57,11 @@ struct ConvPlan : BinaryConv2d {
 
 // Bits and popcounts, or bytes on a matrix unit; automatic: what is expected to be faster on the current ISA.
 enum class Route : uint8_t { automatic, popcount, tiles };
+
+// Filters in the order in which a matrix unit reads them, for calls to come: words, 0 where this CPU has no use for
+// that.
+int64_t packed_words(const ConvGeometry& g);
+void pack_filters(const BinaryConv2d& problem, uint64_t* packed);
 
 // Sizes and border classes. Allocates; everything after it works in memory that the caller brings.
 ConvPlan binary_conv2d_plan(const BinaryConv2d& problem, Route route = Route::automatic);

@@ -1,0 +1,142 @@
+"""`binary_conv2d_fused` in two steps: everything but the input once, then a call of few arguments."""
+
+import torch
+from torch import Tensor
+
+from bnn.ops import _epilogue
+from bnn.ops._convolution import output_shape
+from bnn.ops._library import check, check_device, define, pair
+from bnn.ops.binary_conv2d import _GEOMETRY, Int2
+from bnn.ops.bitpack import check_words, word_count
+
+MAGIC = 0x31706572706E6E62  # bnnprep1
+HEADER = 16  # magic, C, K, R, S, stride, padding, dilation, groups, pad_value, rprelu?, next_shift?, 0
+
+
+def binary_conv2d_prepare(
+    weight: Tensor,
+    in_channels: int,
+    stride: Int2,
+    padding: Int2,
+    dilation: Int2,
+    groups: int,
+    pad_value: int,
+    scale: Tensor,
+    bias: Tensor,
+    rprelu: Tensor | None = None,
+    next_shift: Tensor | None = None,
+) -> Tensor:
+    """Everything about a `binary_conv2d_fused` but its input, for `binary_conv2d_prepared`. On the CPU.
+
+    Filters are held twice where the matrix unit reads them in another order: 2 bits a weight. The tensor is good for
+    this process, not for a file: another CPU may want another order.
+
+    Args: those of `binary_conv2d_fused`.
+
+    Returns:
+        int64 [n].
+    """
+    geometry = (pair(stride), pair(padding), pair(dilation), groups, pad_value)
+    return torch.ops.bnn.binary_conv2d_prepare(weight, in_channels, *geometry, scale, bias, rprelu, next_shift)
+
+
+def binary_conv2d_prepared(
+    x: Tensor,
+    prepared: Tensor,
+    shape: tuple[int, int, int],
+    residual: Tensor | None = None,
+    stream_dtype: torch.dtype | None = None,
+    words: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The rest of `binary_conv2d_fused`: the same results, 10 microseconds earlier and with no filters to pack.
+
+    Args:
+        x: int64 words [N, H, W, ceil(C / 64)].
+        prepared: what `binary_conv2d_prepare` returned.
+        shape: K, OH, OW, the output's.
+        residual: [N, K, OH, OW], float32, bfloat16 or float16.
+        stream_dtype: float32, bfloat16 or float16.
+        words: whether words are asked for.
+
+    Returns:
+        (stream, words); what is not asked for has shape [0].
+    """
+    return torch.ops.bnn.binary_conv2d_prepared(x, prepared, shape, residual, stream_dtype, words)
+
+
+def _prepare_reference(weight: Tensor, in_channels: int, stride, padding, dilation, groups: int, pad_value: int,
+                       scale: Tensor, bias: Tensor, rprelu: Tensor | None = None,
+                       next_shift: Tensor | None = None) -> Tensor:  # fmt: skip
+    op = "binary_conv2d_prepare"
+    check(weight.dim() == 4, op, "weight", "words [K, R, S, L]", list(weight.shape))
+    k, r, s, _ = weight.shape
+    reach = [dilation[i] * (size - 1) + 1 for i, size in enumerate((r, s))]
+    output_shape(op, (1, *reach), (k, r, s), in_channels, stride, padding, dilation, groups, pad_value)
+    check_words(op, "weight", weight, in_channels // groups, (4,))
+    for name, tensor, expected in (("scale", scale, [k]), ("bias", bias, [k]), ("rprelu", rprelu, [3, k]),
+                                   ("next_shift", next_shift, [k])):  # fmt: skip
+        if tensor is not None:
+            check(list(tensor.shape) == expected, op, name, f"of shape {expected}", list(tensor.shape))
+            check(tensor.dtype == torch.float32, op, name, "float32", tensor.dtype)
+            check_device(op, name, tensor, weight)
+    there = [rprelu is not None, next_shift is not None]
+    header = [MAGIC, in_channels, k, r, s, *stride, *padding, *dilation, groups, pad_value, *map(int, there), 0]
+    factors = torch.cat([t.reshape(-1) for t in (scale, bias, rprelu, next_shift) if t is not None])
+    factors = torch.cat([factors, factors.new_zeros(len(factors) % 2)]).view(torch.int64)
+    words = torch.cat([weight.new_tensor(header), weight.reshape(-1), factors])
+    return torch.cat([words, words.new_zeros(-len(words) % 8)])
+
+
+def _prepare_fake(weight: Tensor, *_) -> Tensor:
+    return weight.new_empty(torch.library.get_ctx().new_dynamic_size())
+
+
+define(
+    f"binary_conv2d_prepare(Tensor weight, int in_channels, {_GEOMETRY}, Tensor scale, Tensor bias, "
+    "Tensor? rprelu=None, Tensor? next_shift=None) -> Tensor",
+    _prepare_reference,
+    _prepare_fake,
+)
+
+
+def _prepared_reference(x: Tensor, prepared: Tensor, shape: list[int], residual: Tensor | None = None,
+                        stream_dtype: torch.dtype | None = None, words: bool = True) -> tuple[Tensor, Tensor]:  # fmt: skip
+    op = "binary_conv2d_prepared"
+    what = "what binary_conv2d_prepare returns"
+    check(prepared.dtype == torch.int64 and prepared.dim() == 1 and len(prepared) >= HEADER, op, "prepared", what,
+          list(prepared.shape))  # fmt: skip
+    magic, c, k, r, s, *geometry, has_rprelu, has_shift, _ = prepared[:HEADER].tolist()
+    check(magic == MAGIC, op, "prepared", what, "another tensor")
+    stride, padding, dilation, (groups, pad_value) = geometry[:2], geometry[2:4], geometry[4:6], geometry[6:]
+    lengths = [k * r * s * word_count(c // groups), ((2 + 3 * has_rprelu + has_shift) * k + 1) // 2]
+    check(len(prepared) >= HEADER + sum(lengths), op, "prepared", what, list(prepared.shape))
+    weight, factors = prepared[HEADER : HEADER + sum(lengths)].split(lengths)
+    parts = list(factors.view(torch.float32)[: (2 + 3 * has_rprelu + has_shift) * k].split(k))
+    next_shift = parts.pop() if has_shift else None
+    rprelu = torch.stack(parts[2:]) if has_rprelu else None
+    arguments = (c, stride, padding, dilation, groups, pad_value)
+    acc = torch.ops.bnn.binary_conv2d(x, weight.view(k, r, s, -1), *arguments)
+    check(list(acc.shape[1:]) == list(shape), op, "shape", list(acc.shape[1:]), list(shape))
+    stream, packed = _epilogue.reference(op, acc, parts[0], parts[1], residual, rprelu, next_shift, stream_dtype)
+    if words and not packed.numel():
+        packed = _epilogue.reference(op, acc, parts[0], parts[1], residual, rprelu, None, None)[1]
+    return stream, packed if words else packed.new_empty(0)
+
+
+def _prepared_fake(x: Tensor, prepared: Tensor, shape: list[int], residual: Tensor | None = None,
+                   stream_dtype: torch.dtype | None = None, words: bool = True) -> tuple[Tensor, Tensor]:  # fmt: skip
+    k, *space = shape
+    stream, packed = x.new_empty(0, dtype=torch.float32), x.new_empty(0)
+    if words:
+        packed = x.new_empty((x.shape[0], *space, word_count(k)))
+    if stream_dtype is not None:
+        stream = x.new_empty((x.shape[0], *space, k), dtype=stream_dtype).movedim(-1, 1)
+    return stream, packed
+
+
+define(
+    "binary_conv2d_prepared(Tensor x, Tensor prepared, int[] shape, Tensor? residual=None, "
+    "ScalarType? stream_dtype=None, bool words=True) -> (Tensor, Tensor)",
+    _prepared_reference,
+    _prepared_fake,
+)

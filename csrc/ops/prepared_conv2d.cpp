@@ -1,0 +1,138 @@
+#if !defined(BNN_EMULATED)
+#include <array>
+#include <cstring>
+#include <tuple>
+
+#include "bnn/binary_conv2d.h"
+#include "ops/check.h"
+#include "ops/conv.h"
+#include "ops/epilogue.h"
+#include "ops/tensor.h"
+
+// A fused convolution but for its input, as one int64 tensor: header, filters [K, R, S, Lg], float32 factors (scale,
+// bias, rprelu and next_shift where there are any), then, where this CPU reads filters in another order, the filters in
+// that order. bnn/ops/prepared_conv2d.py writes and reads the same without the last part.
+
+namespace bnn::ops {
+namespace {
+
+using Int2 = std::vector<int64_t>;
+
+struct Header {
+  int64_t magic, in_channels, K, R, S;
+  std::array<int64_t, 2> stride, padding, dilation;
+  int64_t groups, pad_value, rprelu, next_shift, reserved;
+};
+constexpr int64_t kHeaderWords = sizeof(Header) / 8;
+constexpr int64_t kMagic = 0x31706572706e6e62;  // bnnprep1
+
+Int2 list(const std::array<int64_t, 2>& pair) { return {pair[0], pair[1]}; }
+
+ConvGeometry geometry_of(const char* op, const Tensor& x, const Header& h, const std::vector<int64_t>& image) {
+  const Int2 stride = list(h.stride), padding = list(h.padding), dilation = list(h.dilation);
+  return conv_geometry(op, x, image, {h.K, h.R, h.S},
+                       {h.in_channels, stride, padding, dilation, h.groups, h.pad_value});
+}
+
+// Where the parts begin, in words
+struct Parts {
+  int64_t weight = kHeaderWords, factors, packed;
+
+  Parts(const Header& h, const ConvGeometry& g)
+      : factors(weight + g.K * g.taps() * g.Lg()),
+        packed(ceil_div(factors + ceil_div((2 + 3 * h.rprelu + h.next_shift) * g.K, 2), 8) * 8) {}
+};
+
+void put(const char* op, const char* argument, const Tensor& t, const std::vector<int64_t>& shape, float*& to) {
+  check_shape(op, argument, t, shape);
+  BNN_CHECK(t.scalar_type() == ScalarType::Float, op, argument, "float32", dtype_text(t));
+  BNN_CHECK(t.is_cpu(), op, argument, "on cpu", device_text(t));
+  const Tensor values = dense(t);
+  std::memcpy(to, values.const_data_ptr(), static_cast<size_t>(t.numel()) * sizeof(float));
+  to += t.numel();
+}
+
+}  // namespace
+
+Tensor binary_conv2d_prepare(const Tensor& weight, int64_t in_channels, Int2 stride, Int2 padding, Int2 dilation,
+                             int64_t groups, int64_t pad_value, const Tensor& scale, const Tensor& bias,
+                             const std::optional<Tensor>& rprelu, const std::optional<Tensor>& next_shift) {
+  const char* op = "binary_conv2d_prepare";
+  BNN_CHECK(weight.dim() == 4, op, "weight", "words [K, R, S, L]", shape_text(weight));
+  for (const auto& [name, pair] : {std::pair("stride", &stride), {"padding", &padding}, {"dilation", &dilation}}) {
+    BNN_CHECK(pair->size() == 2, op, name, "two integers", list_text(*pair));
+  }
+  const Header header{kMagic,
+                      in_channels,
+                      weight.size(0),
+                      weight.size(1),
+                      weight.size(2),
+                      {stride[0], stride[1]},
+                      {padding[0], padding[1]},
+                      {dilation[0], dilation[1]},
+                      groups,
+                      pad_value,
+                      rprelu ? 1 : 0,
+                      next_shift ? 1 : 0,
+                      0};
+  // An image that the filter just fits into: sizes are the calls' business.
+  const auto reach = [&](int i, int64_t filter) { return dilation[i] * (filter - 1) + 1; };
+  const ConvGeometry g = geometry_of(op, weight, header, {1, reach(0, header.R), reach(1, header.S)});
+  check_words(op, "weight", weight, g.Cg(), 4, weight);
+  const Parts parts(header, g);
+  const Tensor out = empty({parts.packed + cpu::packed_words(g)}, ScalarType::Long, weight);
+  auto* words = static_cast<uint64_t*>(out.mutable_data_ptr());
+  std::memset(words, 0, static_cast<size_t>(out.numel()) * sizeof(uint64_t));
+  std::memcpy(words, &header, sizeof(header));
+  const Tensor filters = dense(weight);
+  std::memcpy(words + parts.weight, filters.const_data_ptr(), static_cast<size_t>(filters.numel()) * sizeof(uint64_t));
+  auto* factors = reinterpret_cast<float*>(words + parts.factors);
+  put(op, "scale", scale, {g.K}, factors);
+  put(op, "bias", bias, {g.K}, factors);
+  if (rprelu) put(op, "rprelu", *rprelu, {3, g.K}, factors);
+  if (next_shift) put(op, "next_shift", *next_shift, {g.K}, factors);
+  cpu::pack_filters({g, nullptr, words + parts.weight, {}, nullptr, 0}, words + parts.packed);
+  return out;
+}
+
+// shape: K, OH, OW -> stream [N, K, OH, OW] or [0], words [N, OH, OW, ceil(K / 64)] or [0]
+std::tuple<Tensor, Tensor> binary_conv2d_prepared(const Tensor& x, const Tensor& prepared, std::vector<int64_t> shape,
+                                                  const std::optional<Tensor>& residual,
+                                                  std::optional<ScalarType> stream_dtype, bool words) {
+  const char* op = "binary_conv2d_prepared";
+  BNN_CHECK(prepared.scalar_type() == ScalarType::Long, op, "prepared", "int64", dtype_text(prepared));
+  BNN_CHECK(prepared.is_cpu(), op, "prepared", "on cpu", device_text(prepared));
+  BNN_CHECK(prepared.dim() == 1 && prepared.is_contiguous() && prepared.numel() >= kHeaderWords, op, "prepared",
+            "what binary_conv2d_prepare returns", shape_text(prepared));
+  const auto* data = static_cast<const uint64_t*>(prepared.const_data_ptr());
+  Header header;
+  std::memcpy(&header, data, sizeof(header));
+  BNN_CHECK(header.magic == kMagic, op, "prepared", "what binary_conv2d_prepare returns", "another tensor");
+  BNN_CHECK((header.rprelu | header.next_shift | 1) == 1, op, "prepared", "of flags 0 or 1", "others");
+  check_words(op, "x", x, header.in_channels, 4, x);
+  const ConvGeometry g = geometry_of(op, x, header, {x.size(0), x.size(1), x.size(2)});
+  BNN_CHECK(shape == (std::vector<int64_t>{g.K, g.OH, g.OW}), op, "shape",
+            list_text(std::vector<int64_t>{g.K, g.OH, g.OW}), list_text(shape));
+  const Parts parts(header, g);
+  const int64_t packed = prepared.numel() - parts.packed;
+  BNN_CHECK(packed >= 0, op, "prepared", text("of at least ", parts.packed, " words"), text(prepared.numel()));
+  const FusedOutputs out = make_outputs(op, x, {g.N, g.K, g.OH, g.OW}, residual, stream_dtype, words);
+  Epilogue e = out.epilogue;
+  const auto* factors = reinterpret_cast<const float*>(data + parts.factors);
+  e.scale = factors;
+  e.bias = factors + g.K;
+  if (header.rprelu != 0) e.rprelu = factors + 2 * g.K;
+  if (header.next_shift != 0) e.next_shift = factors + (2 + 3 * header.rprelu) * g.K;
+  const Tensor pixels = dense(x);
+  run_conv_on_cpu(
+      {g, static_cast<const uint64_t*>(pixels.const_data_ptr()), data + parts.weight, e, data + parts.packed, packed});
+  return {out.stream, out.words};
+}
+
+}  // namespace bnn::ops
+
+STABLE_TORCH_LIBRARY_IMPL(bnn, CPU, m) {
+  m.impl("binary_conv2d_prepare", TORCH_BOX(&bnn::ops::binary_conv2d_prepare));
+  m.impl("binary_conv2d_prepared", TORCH_BOX(&bnn::ops::binary_conv2d_prepared));
+}
+#endif
