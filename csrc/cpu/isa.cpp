@@ -55,7 +55,7 @@ std::vector<Isa> probe() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vpopcntdq")) {
       found.push_back(Isa::avx512);
-      if (__builtin_cpu_supports("avx512bitalg") && matrix_unit_granted()) found.push_back(Isa::amx);
+      if (matrix_unit_granted()) found.push_back(Isa::amx);
     }
   }
 #endif

@@ -165,24 +165,32 @@ struct Block {
   int64_t n, images, oh, rows, ow, columns;
 };
 
-// One row of a plane: columns (ow + x) stride + phase - pad of row h of image n
-void fill_row(const ConvPlan& p, const Block& b, int64_t n, int64_t h, int64_t phase, uint8_t* to, int16_t* ones) {
+// Where the columns of a plane lie: x of [begin, end) is column first + x stride of the image, the others are outside.
+struct PlaneColumns {
+  int64_t first, begin, end, width;
+
+  PlaneColumns(const ConvGeometry& g, const TilePlan& t, const Block& b, int64_t phase)
+      : first(b.ow * g.stride_w + phase - g.pad_w), width(b.columns + t.reach_w) {
+    begin = first >= 0 ? 0 : std::min(width, ceil_div(-first, g.stride_w));
+    end = first >= g.W ? begin : std::clamp(ceil_div(g.W - first, g.stride_w), begin, width);
+  }
+};
+
+// Row h of image n as bytes
+void fill_row(const ConvPlan& p, const PlaneColumns& columns, int64_t n, int64_t h, uint8_t* to, int16_t* ones) {
   const ConvGeometry& g = p.geometry;
-  const int64_t width = b.columns + p.tiles.reach_w;
-  int64_t begin = width, end = width;
-  if (h >= 0 && h < g.H) {
-    const int64_t w = b.ow * g.stride_w + phase - g.pad_w;
-    begin = w >= 0 ? 0 : std::min(width, ceil_div(-w, g.stride_w));
-    end = w >= g.W ? begin : std::clamp(ceil_div(g.W - w, g.stride_w), begin, width);
-    const uint64_t* from = p.x + ((n * g.H + h) * g.W + w + begin * g.stride_w) * g.L();
+  const bool inside = h >= 0 && h < g.H;
+  const int64_t begin = inside ? columns.begin : columns.width, end = inside ? columns.end : columns.width;
+  if (begin < end) {
+    const uint64_t* from = p.x + ((n * g.H + h) * g.W + columns.first + begin * g.stride_w) * g.L();
     ukernels().expand_pixels(from, g.stride_w * g.L(), end - begin, g.C, to + begin * g.C, ones + begin);
   }
   const int outside = g.pad_value < 0 ? 1 : 0;
   const auto outside_ones = static_cast<int16_t>(outside * g.C);
   std::memset(to, outside, static_cast<size_t>(begin * g.C));
-  std::memset(to + end * g.C, outside, static_cast<size_t>((width - end) * g.C));
+  std::memset(to + end * g.C, outside, static_cast<size_t>((columns.width - end) * g.C));
   std::fill(ones, ones + begin, outside_ones);
-  std::fill(ones + end, ones + width, outside_ones);
+  std::fill(ones + end, ones + columns.width, outside_ones);
 }
 
 void fill_block(const ConvPlan& p, const Block& b, uint8_t* bytes, int16_t* ones) {
@@ -191,9 +199,10 @@ void fill_block(const ConvPlan& p, const Block& b, uint8_t* bytes, int16_t* ones
   for (int64_t n = b.n; n < b.n + b.images; ++n) {
     for (int64_t phase_h : t.phases_h) {
       for (int64_t phase_w : t.phases_w) {
+        const PlaneColumns columns(g, t, b, phase_w);
         for (int64_t y = 0; y < b.rows + t.reach_h; ++y) {
           const int64_t h = (b.oh + y) * g.stride_h + phase_h - g.pad_h;
-          fill_row(p, b, n, h, phase_w, bytes + y * t.pitch() * g.C, ones + y * t.pitch());
+          fill_row(p, columns, n, h, bytes + y * t.pitch() * g.C, ones + y * t.pitch());
         }
         bytes += t.plane() * g.C;
         ones += t.plane();
@@ -243,12 +252,11 @@ class Tiles {
 };
 
 struct Workspace {
-  uint8_t* bytes;               // of a block
-  int16_t* ones;                // of its pixels
-  int32_t *row_base, *row_add;  // see TileProducts
-  int64_t* row_word;            // see TileProducts
-  int16_t* dot;                 // see TileProducts
-  int64_t* starts;              // [job]
+  uint8_t* bytes;                          // of a block
+  int16_t* ones;                           // of its pixels
+  int32_t *row_base, *row_add, *row_word;  // see TileProducts
+  int16_t* dot;                            // see TileProducts
+  int64_t* starts;                         // [job]
 
   Workspace(const ConvPlan& p, Parts& parts) {
     const TilePlan& t = p.tiles;
@@ -256,7 +264,7 @@ struct Workspace {
     ones = parts.take<int16_t>(block_pixels(p) + kTogether);
     row_base = parts.take<int32_t>(block_pixels(p) + kTogether);
     row_add = parts.take<int32_t>(block_pixels(p) + kTogether);
-    row_word = parts.take<int64_t>(block_pixels(p));
+    row_word = parts.take<int32_t>(block_pixels(p));
     dot = parts.take<int16_t>(kTilesTogether * kTileRows * kWordBits);
     starts = parts.take<int64_t>(t.job);
   }
@@ -290,19 +298,22 @@ void find_classes(const ConvPlan& p, const Block& b, const Workspace& w) {
   for (int64_t n = 1; n < b.images; ++n) std::copy(w.row_base, to + kTileRows, w.row_base + n * image);
 }
 
-// Where the words of each position's output pixel are, of pixels [begin, end)
-void find_words(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, const Workspace& w) {
+// Where the words of each position's output pixel are behind those of pixel `origin`, for pixels [begin, end)
+void find_words(const ConvPlan& p, const Block& b, int64_t origin, int64_t begin, int64_t end, const Workspace& w) {
   const ConvGeometry& g = p.geometry;
   const TilePlan& t = p.tiles;
-  const int64_t step = 2 * words_for(g.K);
+  const auto step = static_cast<int32_t>(2 * words_for(g.K));
   for (int64_t n = 0; n < b.images; ++n) {
-    int64_t* to = w.row_word + n * t.planes() * t.plane();
+    int32_t* to = w.row_word + n * t.planes() * t.plane();
     for (int64_t y = 0; y < b.rows; ++y) {
       const int64_t first = ((b.n + n) * g.OH + b.oh + y) * g.OW + b.ow;
-      for (int64_t pixel = first; pixel < first + b.columns; ++pixel) {
-        *to++ = pixel >= begin && pixel < end ? pixel * step : -1;
-      }
-      to = std::fill_n(to, t.pitch() - b.columns, -1);
+      const int64_t from = std::clamp<int64_t>(begin - first, 0, b.columns);
+      const int64_t until = std::clamp<int64_t>(end - first, from, b.columns);
+      auto word = static_cast<int32_t>(first + from - origin) * step;
+      std::fill(to, to + from, -1);
+      for (int64_t x = from; x < until; ++x, word += step) to[x] = word;
+      std::fill(to + until, to + t.pitch(), -1);
+      to += t.pitch();
     }
     std::fill_n(to, kTileRows, -1);
   }
@@ -377,14 +388,15 @@ void run_block(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, co
   const TilePlan& t = p.tiles;
   fill_block(p, b, w.bytes, w.ones);
   find_classes(p, b, w);
-  find_words(p, b, begin, end, w);
+  const int64_t origin = (b.n * g.OH + b.oh) * g.OW + b.ow;
+  if (p.epilogue.words != nullptr) find_words(p, b, origin, begin, end, w);
   const Tiles tiles(t, b);
   Writer writer(p, b, tiles, w, begin, end);
   const int64_t count = tiles.count(b);
   for (int64_t group = 0; group < g.G; ++group) {
     if (g.G > 1) count_group(p, block_pixels(p), w.bytes + group * g.Cg(), w.ones);
     add_ones(p, b, w);
-    auto* words = reinterpret_cast<uint32_t*>(p.epilogue.words) + group * g.Kg() / 32;
+    auto* words = reinterpret_cast<uint32_t*>(p.epilogue.words) + origin * 2 * words_for(g.K) + group * g.Kg() / 32;
     const int64_t job = job_tiles(p, group);
     for (int64_t first = 0; first < count; first += job) {
       const int64_t some = std::min(job, count - first);

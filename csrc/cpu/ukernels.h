@@ -87,7 +87,7 @@ struct TileProducts {
   const int64_t* offsets;   // [steps]
   const int32_t* row_base;  // class * 64
   const int32_t* row_add;   // an int16 and that again, so that it is broadcast as 32 bits
-  const int64_t* row_word;  // of the row's words, which of 32 bits is the first; negative: don't write it
+  const int32_t* row_word;  // the first of a row's 32 bits in words; negative: don't write the row
   int64_t steps;
   int64_t filters;
   TilePanel first;      // panel

@@ -519,9 +519,9 @@ bool check(ukernel::tile_products* f, ukernel::tile_products* truth) {
   std::vector<int32_t> row_base(static_cast<size_t>(positions + rows)), row_add = row_base;
   for (int32_t& v : row_base) v = static_cast<int32_t>(up_to(1)) * kWordBits;
   for (int32_t& v : row_add) v = static_cast<int32_t>(up_to(65535) * 0x10001);
-  std::vector<int64_t> row_word(row_base.size());
+  std::vector<int32_t> row_word(row_base.size());
   for (size_t i = 0; i < row_word.size(); ++i) {
-    row_word[i] = up_to(3) == 0 ? -1 : static_cast<int64_t>(i) * 2 * some.panels();
+    row_word[i] = up_to(3) == 0 ? -1 : static_cast<int32_t>(static_cast<int64_t>(i) * 2 * some.panels());
   }
   const auto run = [&](ukernel::tile_products* g) {
     Finished out(rows, tiles, some.panels());

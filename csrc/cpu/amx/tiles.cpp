@@ -228,7 +228,7 @@ class Sums {
     const int64_t at = p_.starts[tile];
     const int32_t *row_base = p_.row_base + at, *row_add = p_.row_add + at;
     [[maybe_unused]] int16_t* dot = p_.dot + pixels * rows * kWordBits + column;
-    [[maybe_unused]] const int64_t* row_word = p_.row_word + at;
+    [[maybe_unused]] const int32_t* row_word = p_.row_word + at;
     [[maybe_unused]] uint32_t* words = p_.words + index_ * 2 + t % filters_;
     [[maybe_unused]] const auto falling = static_cast<uint32_t>(*panel_.falling >> column);
     const auto leave = [&](int r, __m512i sums) {
@@ -363,26 +363,28 @@ void tile_rows(int rows) {
   _tile_loadconfig(&c);
 }
 
+// Ones in a second pass: stores to both in turns take twice as long where the bytes are not in L1.
 void expand_pixels(const uint64_t* words, int64_t step, int64_t pixels, int64_t channels, uint8_t* bytes,
                    int16_t* ones) {
   const int64_t full = channels / kWordBits;
-  const __mmask64 rest = low_bits(channels % kWordBits);
+  const uint64_t rest = low_bits(channels % kWordBits);
   const __m512i one = _mm512_set1_epi8(1);
-  const auto expand = [&](uint64_t word, uint8_t* to) {
-    _mm512_storeu_si512(to, _mm512_maskz_mov_epi8(word, one));
-    return _mm_popcnt_u64(word);
-  };
+  const bool dense = rest == 0 && step == full;
+  const int64_t runs = dense ? 1 : pixels, run = dense ? pixels * full : full;
+  const uint64_t* word = words;
+  for (int64_t i = 0; i < runs; ++i, word += step, bytes += channels) {
+    for (int64_t j = 0; j < run; ++j) _mm512_storeu_si512(bytes + kWordBits * j, _mm512_maskz_mov_epi8(word[j], one));
+    if (rest != 0) _mm512_mask_storeu_epi8(bytes + kWordBits * full, rest, _mm512_maskz_mov_epi8(word[full], one));
+  }
   if (channels == kWordBits) {
-#pragma GCC unroll 4
-    for (int64_t i = 0; i < pixels; ++i) ones[i] = static_cast<int16_t>(expand(words[i * step], bytes + i * kWordBits));
+    for (int64_t i = 0; i < pixels; ++i) ones[i] = static_cast<int16_t>(_mm_popcnt_u64(words[i * step]));
     return;
   }
-  for (int64_t i = 0; i < pixels; ++i, words += step, bytes += channels) {
-    int64_t count = 0;
-    for (int64_t j = 0; j < full; ++j) count += expand(words[j], bytes + kWordBits * j);
-    if (rest != 0) {
-      _mm512_mask_storeu_epi8(bytes + kWordBits * full, rest, _mm512_maskz_mov_epi8(words[full], one));
-      count += _mm_popcnt_u64(words[full] & rest);
+  for (int64_t i = 0; i < pixels; ++i, words += step) {
+    int64_t count = rest != 0 ? _mm_popcnt_u64(words[full] & rest) : 0;
+    for (int64_t j = 0; j < full; ++j) {
+      count += _mm_popcnt_u64(words[j]);
+      asm("" : "+r"(count));  // a few words are no vectors
     }
     ones[i] = static_cast<int16_t>(count);
   }
