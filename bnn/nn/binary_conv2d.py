@@ -192,16 +192,17 @@ class PackedBinaryConv2d(PackedEpilogue):
         buffers = (self.weight, self.scale, self.bias, self.rprelu, self.next_shift)
         state = [t is not None and (t.data_ptr(), t.is_inference() or t._version) for t in buffers]
         if self._prepared is None or self._prepared[0] != state:
-            weight, *factors = buffers
-            geometry = (self.in_channels, self.stride, self.padding, self.dilation, self.groups, self.pad_value)
-            self._prepared = state, ops.binary_conv2d_prepare(weight, *geometry, *factors)
+            self._prepared = state, ops.binary_conv2d_prepare(
+                self.weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups, self.pad_value,
+                self.scale, self.bias, self.rprelu, self.next_shift,
+            )  # fmt: skip
         return self._prepared[1]
 
-    def _shape(self, x: Tensor) -> list[int]:
+    def _shape(self, x: Tensor) -> tuple[int, int, int]:
         """K, OH, OW for words x [N, H, W, L]."""
         sizes = zip(x.shape[1:3], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
-        return [self.out_channels, *((n + 2 * pad - dilation * (size - 1) - 1) // stride + 1
-                                     for n, size, stride, pad, dilation in sizes)]  # fmt: skip
+        oh, ow = ((n + 2 * pad - dilation * (size - 1) - 1) // stride + 1 for n, size, stride, pad, dilation in sizes)
+        return self.out_channels, oh, ow
 
     def route(self, x: Tensor) -> str:
         """Name of the kernel that `forward(x)` runs on."""

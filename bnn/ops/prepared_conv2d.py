@@ -99,12 +99,18 @@ define(
 )
 
 
-def _prepared_reference(x: Tensor, prepared: Tensor, shape: list[int], residual: Tensor | None = None,
-                        stream_dtype: torch.dtype | None = None, words: bool = True) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _prepared_reference(
+    x: Tensor,
+    prepared: Tensor,
+    shape: list[int],
+    residual: Tensor | None = None,
+    stream_dtype: torch.dtype | None = None,
+    words: bool = True,
+) -> tuple[Tensor, Tensor]:
     op = "binary_conv2d_prepared"
     what = "what binary_conv2d_prepare returns"
-    check(prepared.dtype == torch.int64 and prepared.dim() == 1 and len(prepared) >= HEADER, op, "prepared", what,
-          list(prepared.shape))  # fmt: skip
+    vector = prepared.dtype == torch.int64 and prepared.dim() == 1 and len(prepared) >= HEADER
+    check(vector, op, "prepared", what, list(prepared.shape))
     magic, c, k, r, s, *geometry, has_rprelu, has_shift, _ = prepared[:HEADER].tolist()
     check(magic == MAGIC, op, "prepared", what, "another tensor")
     stride, padding, dilation, (groups, pad_value) = geometry[:2], geometry[2:4], geometry[4:6], geometry[6:]
@@ -116,7 +122,7 @@ def _prepared_reference(x: Tensor, prepared: Tensor, shape: list[int], residual:
     rprelu = torch.stack(parts[2:]) if has_rprelu else None
     arguments = (c, stride, padding, dilation, groups, pad_value)
     acc = torch.ops.bnn.binary_conv2d(x, weight.view(k, r, s, -1), *arguments)
-    check(list(acc.shape[1:]) == list(shape), op, "shape", list(acc.shape[1:]), list(shape))
+    check(list(acc.shape[1:]) == list(shape), op, "shape", f"{list(acc.shape[1:])}", list(shape))
     stream, packed = _epilogue.reference(op, acc, parts[0], parts[1], residual, rprelu, next_shift, stream_dtype)
     if words and not packed.numel():
         packed = _epilogue.reference(op, acc, parts[0], parts[1], residual, rprelu, None, None)[1]

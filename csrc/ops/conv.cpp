@@ -65,6 +65,7 @@ ConvGeometry conv_geometry(const char* op, const Tensor& x, const std::vector<in
   return g;
 }
 
+#if !defined(BNN_EMULATED)
 void run_conv_on_cpu(const BinaryConv2d& problem) {
   const ConvGeometry& g = problem.geometry;
   if (g.pixels() == 0 || g.K == 0) return;
@@ -84,6 +85,7 @@ void run_conv_on_cpu(const BinaryConv2d& problem) {
   parallel(g.pixels(), cpu::pixel_words(p) / 8 + g.K,
            [&](int64_t begin, int64_t end) { cpu::binary_conv2d(p, begin, end, scratch<Slot::thread>(need)); });
 }
+#endif
 
 void run_conv(const char* op, const ConvGeometry& geometry, const Tensor& x, const Tensor& weight,
               const Epilogue& epilogue) {
