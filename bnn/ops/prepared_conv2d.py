@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from bnn.ops import _epilogue
 from bnn.ops._convolution import output_shape
 from bnn.ops._library import check, check_device, define, pair
 from bnn.ops.binary_conv2d import _GEOMETRY, Int2
@@ -108,6 +107,7 @@ def _prepared_reference(
     words: bool = True,
 ) -> tuple[Tensor, Tensor]:
     op = "binary_conv2d_prepared"
+    check(words or stream_dtype is not None, op, "words", "true where no stream is asked for", words)
     what = "what binary_conv2d_prepare returns"
     vector = prepared.dtype == torch.int64 and prepared.dim() == 1 and len(prepared) >= HEADER
     check(vector, op, "prepared", what, list(prepared.shape))
@@ -120,13 +120,16 @@ def _prepared_reference(
     parts = list(factors.view(torch.float32)[: (2 + 3 * has_rprelu + has_shift) * k].split(k))
     next_shift = parts.pop() if has_shift else None
     rprelu = torch.stack(parts[2:]) if has_rprelu else None
-    arguments = (c, stride, padding, dilation, groups, pad_value)
-    acc = torch.ops.bnn.binary_conv2d(x, weight.view(k, r, s, -1), *arguments)
-    check(list(acc.shape[1:]) == list(shape), op, "shape", f"{list(acc.shape[1:])}", list(shape))
-    stream, packed = _epilogue.reference(op, acc, parts[0], parts[1], residual, rprelu, next_shift, stream_dtype)
-    if words and not packed.numel():
-        packed = _epilogue.reference(op, acc, parts[0], parts[1], residual, rprelu, None, None)[1]
-    return stream, packed if words else packed.new_empty(0)
+    if words and next_shift is None:
+        next_shift = parts[0].new_zeros(k)
+    stream, packed = torch.ops.bnn.binary_conv2d_fused(
+        x, weight.view(k, r, s, -1), c, stride, padding, dilation, groups, pad_value,
+        *parts[:2], residual, rprelu, next_shift, stream_dtype,
+    )  # fmt: skip
+    packed = packed if words else packed.new_empty(0)
+    got = stream.shape[1:] if stream_dtype else [k, *packed.shape[1:3]]
+    check(list(got) == list(shape), op, "shape", f"{list(got)}", list(shape))
+    return stream, packed
 
 
 def _prepared_fake(x: Tensor, prepared: Tensor, shape: list[int], residual: Tensor | None = None,

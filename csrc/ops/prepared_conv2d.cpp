@@ -100,6 +100,7 @@ std::tuple<Tensor, Tensor> binary_conv2d_prepared(const Tensor& x, const Tensor&
                                                   const std::optional<Tensor>& residual,
                                                   std::optional<ScalarType> stream_dtype, bool words) {
   const char* op = "binary_conv2d_prepared";
+  BNN_CHECK(words || stream_dtype, op, "words", "true where no stream is asked for", "False");
   BNN_CHECK(prepared.scalar_type() == ScalarType::Long, op, "prepared", "int64", dtype_text(prepared));
   BNN_CHECK(prepared.is_cpu(), op, "prepared", "on cpu", device_text(prepared));
   BNN_CHECK(prepared.dim() == 1 && prepared.is_contiguous() && prepared.numel() >= kHeaderWords, op, "prepared",

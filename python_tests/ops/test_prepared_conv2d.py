@@ -108,6 +108,7 @@ def test_wrong_arguments_are_refused_by_name(isa):
     x, arguments = operands(CASE, rng(37), True, True)
     prepared, shape = ops.binary_conv2d_prepare(*arguments), (CASE.k, *CASE.output)
     name = "binary_conv2d_prepared"
+    refused(name, "words", lambda: ops.binary_conv2d_prepared(x, prepared, shape, words=False))
     refused(name, "shape", lambda: ops.binary_conv2d_prepared(x, prepared, (1, 2, 3)))
     refused(name, "prepared", lambda: ops.binary_conv2d_prepared(x, prepared[:3], shape))
     refused(name, "prepared", lambda: ops.binary_conv2d_prepared(x, prepared[: len(prepared) // 4], shape))
