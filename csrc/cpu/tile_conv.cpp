@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 
 #include "bnn/epilogue.h"
 #include "cpu/conv_rows.h"
@@ -148,13 +149,20 @@ void fill_base(const ConvPlan& p, const int16_t* filter_ones, int16_t* base) {
   }
 }
 
+// Whether 32 bits say where each position's words are
+bool words_in_reach(const ConvPlan& p) {
+  const int64_t most = std::numeric_limits<int32_t>::max() / (2 * words_for(p.geometry.K));
+  return p.epilogue.words != nullptr && block_pixels(p) + p.geometry.OW <= most;
+}
+
 // Where a panel's words alone are asked for: base becomes what the rest of a dot product has to be below.
 void limit_base(const ConvPlan& p, int64_t panel, const Bounds& to) {
   const ConvGeometry& g = p.geometry;
   constexpr int64_t kMostBits = 16383;  // the rest is up to twice that
   int32_t limits[kWordBits];
   const int64_t channel = panel / p.tiles.panels * g.Kg() + panel % p.tiles.panels * kWordBits;
-  *to.limited = g.bits() <= kMostBits && ukernels().sign_limits(p.epilogue, channel, limits, to.falling);
+  const bool may = words_in_reach(p) && g.bits() <= kMostBits;
+  *to.limited = may && ukernels().sign_limits(p.epilogue, channel, limits, to.falling);
   for (int64_t i = 0; *to.limited && i < class_count(p) * kWordBits; ++i) {
     to.base[i] = static_cast<int16_t>(std::clamp(limits[i % kWordBits] - to.base[i], -32768, 32767));
   }
@@ -293,9 +301,12 @@ void find_classes(const ConvPlan& p, const Block& b, const Workspace& w) {
     for (int64_t x = 0; x < b.columns; ++x) *to++ = (first + column[x]) * static_cast<int32_t>(kWordBits);
     to = std::fill_n(to, t.pitch() - b.columns, 0);
   }
-  std::fill_n(to, kTileRows, 0);
-  const int64_t image = t.planes() * t.plane();
-  for (int64_t n = 1; n < b.images; ++n) std::copy(w.row_base, to + kTileRows, w.row_base + n * image);
+  const int64_t image = t.planes() * t.plane(), count = b.rows * t.pitch();
+  for (int64_t n = 0; n < b.images; ++n) {
+    to = w.row_base + n * image;
+    if (n > 0) std::copy_n(w.row_base, count, to);
+    std::fill_n(to + count, kTileRows, 0);
+  }
 }
 
 // Where the words of each position's output pixel are behind those of pixel `origin`, for pixels [begin, end)
@@ -389,7 +400,7 @@ void run_block(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, co
   fill_block(p, b, w.bytes, w.ones);
   find_classes(p, b, w);
   const int64_t origin = (b.n * g.OH + b.oh) * g.OW + b.ow;
-  if (p.epilogue.words != nullptr) find_words(p, b, origin, begin, end, w);
+  if (words_in_reach(p)) find_words(p, b, origin, begin, end, w);
   const Tiles tiles(t, b);
   Writer writer(p, b, tiles, w, begin, end);
   const int64_t count = tiles.count(b);
