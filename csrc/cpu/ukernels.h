@@ -103,7 +103,7 @@ struct TileProducts {
             first.limited + i * panel_step, first.falling + i * panel_step / 8};
   }
 };
-inline constexpr int64_t kJobTiles = 16;
+inline constexpr int64_t kJobTiles = 32;
 inline constexpr int64_t kTilesTogether = 4;
 inline constexpr int64_t kTogether = 32;  // rows of count_window
 

@@ -66,6 +66,17 @@ ConvGeometry conv_geometry(const char* op, const Tensor& x, const std::vector<in
 }
 
 #if !defined(BNN_EMULATED)
+namespace {
+
+// Pixels that a thread takes at once: whole images, where there are a few for each thread.
+int64_t piece_of(const ConvGeometry& g) {
+  const int64_t threads = torch::stable::get_num_threads(), image = g.OH * g.OW;
+  if (threads > 1 && g.N >= 2 * threads) return ceil_div(g.N, 4 * threads) * image;
+  return ceil_div(g.pixels(), threads);
+}
+
+}  // namespace
+
 void run_conv_on_cpu(const BinaryConv2d& problem) {
   const ConvGeometry& g = problem.geometry;
   if (g.pixels() == 0 || g.K == 0) return;
@@ -82,8 +93,8 @@ void run_conv_on_cpu(const BinaryConv2d& problem) {
   }
   parallel(units, panels / units * 4,
            [&](int64_t begin, int64_t end) { cpu::binary_conv2d_filters(p, begin, end, scratch<Slot::thread>(need)); });
-  parallel(g.pixels(), cpu::pixel_words(p) / 8 + g.K,
-           [&](int64_t begin, int64_t end) { cpu::binary_conv2d(p, begin, end, scratch<Slot::thread>(need)); });
+  parallel_pieces(g.pixels(), piece_of(g), cpu::pixel_words(p) / 8 + g.K,
+                  [&](int64_t begin, int64_t end) { cpu::binary_conv2d(p, begin, end, scratch<Slot::thread>(need)); });
 }
 #endif
 

@@ -3,10 +3,13 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
+
+#include "bnn/bits.h"
 
 namespace bnn::ops {
 
@@ -18,6 +21,17 @@ template <class F>
 void parallel(int64_t count, int64_t work, const F& f) {
   if (count <= 0) return;
   torch::stable::parallel_for(0, count, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, work)), f);
+}
+
+// The same in pieces that threads take as they finish: where cores differ in speed, equal shares wait for the slowest.
+template <class F>
+void parallel_pieces(int64_t count, int64_t piece, int64_t work, const F& f) {
+  if (count <= kGrain / std::max<int64_t>(1, work)) return f(0, count);
+  const int64_t pieces = ceil_div(count, piece);
+  std::atomic<int64_t> taken{0};
+  parallel(pieces, work * piece, [&](int64_t, int64_t) {
+    for (int64_t i = taken++; i < pieces; i = taken++) f(i * piece, std::min(count, (i + 1) * piece));
+  });
 }
 
 #if defined(__SANITIZE_ADDRESS__)

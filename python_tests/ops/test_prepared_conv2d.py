@@ -98,7 +98,10 @@ def test_a_prepared_tensor_serves_every_isa_and_size(isa):
 
 def test_library_checks(isa):
     x, (weight, *geometry, _, _, _, _) = operands(CASE, rng(36), False, False)
-    prepared = ops.binary_conv2d_prepare(weight, *geometry, *torch.ones(2, CASE.k))
+    stride, padding, dilation = map(list, geometry[1:4])
+    arguments = (weight, geometry[0], stride, padding, dilation, *geometry[4:], *torch.ones(2, CASE.k))
+    opcheck(torch.ops.bnn.binary_conv2d_prepare.default, *arguments)
+    prepared = ops.binary_conv2d_prepare(*arguments)
     call = (x, prepared, [CASE.k, *CASE.output], None, torch.bfloat16, True)
     opcheck(torch.ops.bnn.binary_conv2d_prepared.default, *call)
     meta_agrees(ops.binary_conv2d_prepared, call)
