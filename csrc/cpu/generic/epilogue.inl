@@ -30,10 +30,10 @@ void epilogue_scaled(const Epilogue& e, const Dots& dots, const OutputPart& part
   });
 }
 
-// dot: of channel 0
+// dot: of channel k
 template <class D, class N>
 inline Vec::F fused_lanes(const Epilogue& e, const D* dot, int64_t k, int64_t i, N n) {
-  Vec::F y = Vec::mul(Vec::load(e.scale + k, n), Vec::load(dot + k, n));
+  Vec::F y = Vec::mul(Vec::load(e.scale + k, n), Vec::load(dot, n));
   y = Vec::add(y, Vec::load(e.bias + k, n));
   if (e.residual) y = Vec::add(y, load_any(e.residual, i, n));
   if (e.rprelu != nullptr) {
@@ -105,6 +105,7 @@ inline void sign_rows(const D* dot, int64_t ld, int64_t rows, uint64_t start, ui
   for (int64_t r = 0; r < rows; ++r, dot += ld, words += step) *words = start ^ bits(dot);
 }
 
+// dot: of channel c
 template <class D>
 void fused_words(const Epilogue& e, const D* dot, int64_t ld, int64_t row, int64_t rows, int64_t c) {
   constexpr int64_t kWorthwhile = 32;  // rows
@@ -115,11 +116,11 @@ void fused_words(const Epilogue& e, const D* dot, int64_t ld, int64_t row, int64
     int32_t limits[kWordBits];
     uint64_t falling;
     if (rows >= kWorthwhile && find_limits(sign, limits, falling)) {
-      return sign_rows(dot + c, ld, rows, falling, words, step,
+      return sign_rows(dot, ld, rows, falling, words, step,
                        [&](const D* sums) { return Vec::less_word(sums, limits); });
     }
   }
-  sign_rows(dot + c, ld, rows, 0, words, step, [&](const D* sums) {
+  sign_rows(dot, ld, rows, 0, words, step, [&](const D* sums) {
     uint64_t word = 0;
 #pragma GCC unroll 8
     for (int i = 0; i < Sign::kParts; ++i) {
@@ -146,7 +147,6 @@ void fused_block(const Epilogue& e, const D* dot, int64_t ld, int64_t row, int64
   const T* residual = static_cast<const T*>(e.residual.data) + row * e.channels + c;
   T* stream = static_cast<T*>(e.stream.data) + row * e.channels + c;
   uint64_t* words = e.words == nullptr ? nullptr : e.words + row * L + c / kWordBits;
-  dot += c;
   for (int64_t r = 0; r < rows; ++r, dot += ld, residual += e.channels, stream += e.channels) {
     uint64_t word = 0;
 #pragma GCC unroll 8
@@ -177,13 +177,14 @@ template <class D>
 void fused_rows(const Epilogue& e, const D* dot, int64_t ld, const OutputPart& part) {
   int64_t row = part.row;
   const int64_t rows = part.rows;
+  const auto of = [&](int64_t c) { return dot + (c - part.channel); };
   const bool residual_block = e.residual && e.stream && e.residual.dtype == e.stream.dtype;
-  if (words_alone(e) && by_words(part, [&](int64_t c) { fused_words(e, dot, ld, row, rows, c); })) return;
+  if (words_alone(e) && by_words(part, [&](int64_t c) { fused_words(e, of(c), ld, row, rows, c); })) return;
   const auto block = [&](int64_t c) {
     with_type(e.stream.dtype, [&](auto tag) {
       using T = decltype(tag);
-      return e.rprelu != nullptr ? fused_block<T, true>(e, dot, ld, row, rows, c)
-                                 : fused_block<T, false>(e, dot, ld, row, rows, c);
+      return e.rprelu != nullptr ? fused_block<T, true>(e, of(c), ld, row, rows, c)
+                                 : fused_block<T, false>(e, of(c), ld, row, rows, c);
     });
   };
   if (residual_block && by_words(part, block)) return;
@@ -192,7 +193,7 @@ void fused_rows(const Epilogue& e, const D* dot, int64_t ld, const OutputPart& p
   for (int64_t r = 0; r < rows; ++r, ++row, dot += ld) {
     for (int64_t c = part.channel; c < end; c += kWordBits) {
       const uint64_t word = word_of(std::min<int64_t>(kWordBits, end - c), [&](int64_t k, auto n) {
-        Vec::F y = fused_lanes(e, dot, c + k, row * K + c + k, n);
+        Vec::F y = fused_lanes(e, of(c + k), c + k, row * K + c + k, n);
         if (e.next_shift != nullptr) y = Vec::add(y, Vec::load(e.next_shift + c + k, n));
         return Vec::less(y, zero);
       });
@@ -202,5 +203,5 @@ void fused_rows(const Epilogue& e, const D* dot, int64_t ld, const OutputPart& p
 }
 
 void epilogue_fused(const Epilogue& e, const Dots& dots, const OutputPart& part) {
-  dots.visit([&](const auto* dot) { fused_rows(e, dot - part.channel, dots.ld, part); });
+  dots.visit([&](const auto* dot) { fused_rows(e, dot, dots.ld, part); });
 }
