@@ -65,14 +65,16 @@ constexpr int64_t group_end(const uint8_t* groups, int64_t s, int64_t steps) {
   return s;
 }
 
-// What products need of a panel
+// What products need of a panel. Where words alone are asked for and limited is 1, base says what 4 sums - 2 ones of a
+// filter have to be below for a bit of 1, or of 0 where its bit of falling is 1.
 struct TilePanel {
   const uint64_t* codes;
   const uint8_t* groups;
-  const int16_t* base;  // [classes, 64], or where words alone are asked for and limited is 1: what 4 sums - 2 ones of a
-  const uint8_t* limited;   //   filter have to be below for a bit of 1 ...
-  const uint64_t* falling;  // ... or of 0 where its bit is 1 here
+  const int16_t* base;  // [classes, 64]
+  const uint8_t* limited;
+  const uint64_t* falling;
 };
+
 // For tiles t, their rows i and filters k
 //   dot = base[row_base[at] + k % 64] + row_add[at] + 4 sums modulo 2^16 where at = starts[t] + i:
 // sums over steps s and bytes b of bytes[at * pitch + offsets[s] + b] times bit b of the word of filter k in step s.
