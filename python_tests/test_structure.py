@@ -175,7 +175,7 @@ def may_include(own: str, header: str) -> bool:
 def test_includes(path):
     own = folder(path)
     for header in includes(path):
-        if header.startswith(("bnn/", "cpu/", "cuda/", "ops/")):
+        if header.startswith(("bnn/", "cpu/", "cuda/", "ops/", "tests/")):
             assert (CSRC / header).is_file() or (CSRC / "include" / header).is_file(), f"{header} does not exist"
             allowed = may_include(own, header) or own.startswith("tests") and not header.startswith("ops/")
             allowed |= (own, header) in EMULATOR_ENTRANCES

@@ -150,7 +150,7 @@ class PackedBinaryConv2d(PackedEpilogue):
     dilation: tuple[int, int]
     groups: int
     pad_value: int
-    _prepared: tuple[list, Tensor] | None = None
+    _prepared: tuple[tuple, list, Tensor] | None = None  # buffers, what they were, what the op wants of them
     FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "pad_value",
               "has_shift", "has_rprelu", "stream", "words")  # fmt: skip
 
@@ -178,8 +178,11 @@ class PackedBinaryConv2d(PackedEpilogue):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         x = self._words_of(x)
         dtype = self.stream_dtype if self.stream else None
+        prepared = None
         if x.is_cpu and type(x) is Tensor and not torch.compiler.is_compiling():
-            outputs = ops.binary_conv2d_prepared(x, self._prepare(), self._shape(x), residual, dtype, self.words)
+            prepared = self._prepare()
+        if prepared is not None:
+            outputs = ops.binary_conv2d_prepared(x, prepared, self._shape(x), residual, dtype, self.words)
         else:
             outputs = ops.binary_conv2d_fused(
                 x, self.weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups,
@@ -187,16 +190,24 @@ class PackedBinaryConv2d(PackedEpilogue):
             )  # fmt: skip
         return self._outputs(outputs)
 
-    def _prepare(self) -> Tensor:
-        """What the op wants of the buffers; made anew where one of them has changed."""
+    def _prepare(self) -> Tensor | None:
+        """What the op wants of the buffers, made anew where one was changed or replaced; a change through `.data` or
+        another view of its memory goes unseen. None where torch counts no changes: for inference tensors."""
         buffers = (self.weight, self.scale, self.bias, self.rprelu, self.next_shift)
-        state = [t is not None and (t.data_ptr(), t.is_inference() or t._version) for t in buffers]
-        if self._prepared is None or self._prepared[0] != state:
-            self._prepared = state, ops.binary_conv2d_prepare(
+        there = [t for t in buffers if t is not None]
+        if any(t.is_inference() for t in there):
+            return None
+        state = [(t.data_ptr(), t._version) for t in there]
+        last = self._prepared
+        if last is None or any(a is not b for a, b in zip(buffers, last[0], strict=True)) or last[1] != state:
+            last = self._prepared = buffers, state, ops.binary_conv2d_prepare(
                 self.weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups, self.pad_value,
                 self.scale, self.bias, self.rprelu, self.next_shift,
             )  # fmt: skip
-        return self._prepared[1]
+        return last[2]
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_prepared"}
 
     def _shape(self, x: Tensor) -> tuple[int, int, int]:
         """K, OH, OW for words x [N, H, W, L]."""

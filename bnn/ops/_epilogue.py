@@ -12,9 +12,9 @@ SCHEMA = (
 )
 
 
-def _check(op: str, acc: Tensor, scale: Tensor, bias: Tensor, residual: Tensor | None, rprelu: Tensor | None,
-           next_shift: Tensor | None, stream_dtype: torch.dtype | None) -> None:  # fmt: skip
-    k = acc.shape[1]
+def check_factors(op: str, x: Tensor, k: int, scale: Tensor, bias: Tensor, rprelu: Tensor | None,
+                  next_shift: Tensor | None) -> None:  # fmt: skip
+    """Factors of k channels, beside x."""
     for name, tensor, shape in (
         ("scale", scale, [k]),
         ("bias", bias, [k]),
@@ -24,7 +24,12 @@ def _check(op: str, acc: Tensor, scale: Tensor, bias: Tensor, residual: Tensor |
         if tensor is not None:
             check(list(tensor.shape) == shape, op, name, f"of shape {shape}", list(tensor.shape))
             check(tensor.dtype == torch.float32, op, name, "float32", tensor.dtype)
-            check_device(op, name, tensor, acc)
+            check_device(op, name, tensor, x)
+
+
+def _check(op: str, acc: Tensor, scale: Tensor, bias: Tensor, residual: Tensor | None, rprelu: Tensor | None,
+           next_shift: Tensor | None, stream_dtype: torch.dtype | None) -> None:  # fmt: skip
+    check_factors(op, acc, acc.shape[1], scale, bias, rprelu, next_shift)
     if residual is not None:
         check(residual.shape == acc.shape, op, "residual", f"of shape {list(acc.shape)}", list(residual.shape))
         check_float(op, "residual", residual)

@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from bnn.ops._convolution import output_shape
-from bnn.ops._library import check, check_device, define, pair
+from bnn.ops._epilogue import check_factors
+from bnn.ops._library import check, define, pair
 from bnn.ops.binary_conv2d import _GEOMETRY, Int2
 from bnn.ops.bitpack import check_words, word_count
 
 MAGIC = 0x31706572706E6E62  # bnnprep1
-HEADER = 16  # magic, C, K, R, S, stride, padding, dilation, groups, pad_value, rprelu?, next_shift?, 0
+HEADER = 15  # magic, C, K, R, S, stride, padding, dilation, groups, pad_value, rprelu?, next_shift?
 
 
 def binary_conv2d_prepare(
@@ -47,7 +48,7 @@ def binary_conv2d_prepared(
     stream_dtype: torch.dtype | None = None,
     words: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """The rest of `binary_conv2d_fused`: the same results, 10 microseconds earlier and with no filters to pack.
+    """The rest of `binary_conv2d_fused`: the same results, with no filters to pack and few arguments to hand over.
 
     Args:
         x: int64 words [N, H, W, ceil(C / 64)].
@@ -72,14 +73,9 @@ def _prepare_reference(weight: Tensor, in_channels: int, stride, padding, dilati
     reach = [dilation[i] * (size - 1) + 1 for i, size in enumerate((r, s))]
     output_shape(op, (1, *reach), (k, r, s), in_channels, stride, padding, dilation, groups, pad_value)
     check_words(op, "weight", weight, in_channels // groups, (4,))
-    for name, tensor, expected in (("scale", scale, [k]), ("bias", bias, [k]), ("rprelu", rprelu, [3, k]),
-                                   ("next_shift", next_shift, [k])):  # fmt: skip
-        if tensor is not None:
-            check(list(tensor.shape) == expected, op, name, f"of shape {expected}", list(tensor.shape))
-            check(tensor.dtype == torch.float32, op, name, "float32", tensor.dtype)
-            check_device(op, name, tensor, weight)
-    there = [rprelu is not None, next_shift is not None]
-    header = [MAGIC, in_channels, k, r, s, *stride, *padding, *dilation, groups, pad_value, *map(int, there), 0]
+    check_factors(op, weight, k, scale, bias, rprelu, next_shift)
+    there = [int(rprelu is not None), int(next_shift is not None)]
+    header = [MAGIC, in_channels, k, r, s, *stride, *padding, *dilation, groups, pad_value, *there]
     factors = torch.cat([t.reshape(-1) for t in (scale, bias, rprelu, next_shift) if t is not None])
     factors = torch.cat([factors, factors.new_zeros(len(factors) % 2)]).view(torch.int64)
     words = torch.cat([weight.new_tensor(header), weight.reshape(-1), factors])
@@ -111,7 +107,7 @@ def _prepared_reference(
     what = "what binary_conv2d_prepare returns"
     vector = prepared.dtype == torch.int64 and prepared.dim() == 1 and len(prepared) >= HEADER
     check(vector, op, "prepared", what, list(prepared.shape))
-    magic, c, k, r, s, *geometry, has_rprelu, has_shift, _ = prepared[:HEADER].tolist()
+    magic, c, k, r, s, *geometry, has_rprelu, has_shift = prepared[:HEADER].tolist()
     check(magic == MAGIC, op, "prepared", what, "another tensor")
     stride, padding, dilation, (groups, pad_value) = geometry[:2], geometry[2:4], geometry[4:6], geometry[6:]
     lengths = [k * r * s * word_count(c // groups), ((2 + 3 * has_rprelu + has_shift) * k + 1) // 2]

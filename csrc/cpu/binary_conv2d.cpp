@@ -93,6 +93,15 @@ void prepare_panel(const ConvPlan& p, int64_t panel, uint64_t* scratch) {
 
 }  // namespace
 
+namespace {
+
+// Tiles where a matrix unit would read them, whatever the images' size
+ConvPlan packing_plan(const BinaryConv2d& problem) {
+  return binary_conv2d_plan(problem, isa_current() == Isa::amx ? Route::tiles : Route::popcount);
+}
+
+}  // namespace
+
 std::string_view binary_conv2d_route(const ConvPlan& p) {
   const Isa current = isa_current();
   return isa_name(current == Isa::amx && !p.tiled() ? Isa::avx512 : current);
@@ -119,15 +128,15 @@ ConvPlan binary_conv2d_plan(const BinaryConv2d& problem, Route route) {
 }
 
 int64_t packed_words(const ConvGeometry& g) {
-  if (isa_current() != Isa::amx) return 0;
   BinaryConv2d problem;
   problem.geometry = g;
-  const ConvPlan p = binary_conv2d_plan(problem, Route::tiles);
+  const ConvPlan p = packing_plan(problem);
   return p.tiled() ? tile_packed_words(p) : 0;
 }
 
 void pack_filters(const BinaryConv2d& problem, uint64_t* packed) {
-  if (packed_words(problem.geometry) > 0) pack_tiles(binary_conv2d_plan(problem, Route::tiles), packed);
+  const ConvPlan p = packing_plan(problem);
+  if (p.tiled()) pack_tiles(p, packed);
 }
 
 int64_t image_rows(const ConvPlan& p) {

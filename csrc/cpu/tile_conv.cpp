@@ -1,93 +1,17 @@
 #include "cpu/tile_conv.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
-#include <limits>
 
 #include "bnn/epilogue.h"
-#include "cpu/conv_rows.h"
+#include "cpu/tile_filters.h"
 #include "cpu/ukernels.h"
 
 namespace bnn::cpu {
 namespace {
 
-// Memory cut into parts, each on cache lines of its own. Without memory it only counts.
-class Parts {
- public:
-  explicit Parts(void* begin = nullptr) : at_(reinterpret_cast<uintptr_t>(begin)) {}
-
-  template <class T>
-  T* take(int64_t count) {
-    auto* part = reinterpret_cast<T*>(at_ + static_cast<uintptr_t>(bytes_));
-    bytes_ += ceil_div(count * static_cast<int64_t>(sizeof(T)), 64) * 64;
-    return part;
-  }
-
-  int64_t bytes() const { return bytes_; }
-
- private:
-  uintptr_t at_;
-  int64_t bytes_ = 0;
-};
-
 // Tiles may read pixels past the last one, a step bytes past the last channel.
-int64_t block_pixels(const ConvPlan& p) {
-  const TilePlan& t = p.tiles;
-  return t.images * t.planes() * t.plane() + kTileRows;
-}
-
-int64_t class_count(const ConvPlan& p) { return p.border_sums ? p.rows.size() * p.columns.size() : 1; }
-
-// A panel's filters, the same for every size of images ...
-PackedPanel take_packed(const ConvPlan& p, Parts& parts) {
-  const ConvGeometry& g = p.geometry;
-  auto* codes = parts.take<uint64_t>(p.tiles.steps() * tiles_of(g.Kg()) * kCodeWords);
-  auto* ones = parts.take<int16_t>(g.taps() * kWordBits);
-  return {codes, parts.take<uint8_t>(p.tiles.steps()), ones};
-}
-
-// ... and what a call makes of them, limited by falling where words alone are asked for.
-struct Bounds {
-  int16_t* base;
-  uint8_t* limited;
-  uint64_t* falling;
-
-  Bounds(const ConvPlan& p, Parts& parts)
-      : base(parts.take<int16_t>(class_count(p) * kWordBits)),
-        limited(parts.take<uint8_t>(1)),
-        falling(parts.take<uint64_t>(1)) {}
-};
-
-int64_t packed_bytes(const ConvPlan& p) {
-  Parts parts;
-  take_packed(p, parts);
-  return parts.bytes();
-}
-
-int64_t bounds_bytes(const ConvPlan& p) {
-  Parts parts;
-  static_cast<void>(Bounds(p, parts));
-  return parts.bytes();
-}
-
-int64_t panel_count(const ConvPlan& p) { return p.geometry.G * p.tiles.panels; }
-
-PackedPanel packed_at(const ConvPlan& p, void* packed, int64_t i) {
-  Parts parts(static_cast<uint8_t*>(packed) + i * packed_bytes(p));
-  return take_packed(p, parts);
-}
-
-// Nobody writes to filters that were packed before.
-PackedPanel packed_panel(const ConvPlan& p, int64_t i) {
-  return packed_at(p, p.packed == nullptr ? p.panels : const_cast<uint64_t*>(p.packed), i);
-}
-
-Bounds bounds_at(const ConvPlan& p, int64_t i) {
-  const int64_t before = p.packed == nullptr ? panel_count(p) * packed_bytes(p) : 0;
-  Parts parts(reinterpret_cast<uint8_t*>(p.panels) + before + i * bounds_bytes(p));
-  return {p, parts};
-}
+int64_t block_pixels(const ConvPlan& p) { return p.tiles.block() + kTileRows; }
 
 // Tiles that may be multiplied at once by a group's panels
 int64_t job_tiles(const ConvPlan& p, int64_t group) {
@@ -99,73 +23,6 @@ int64_t job_tiles(const ConvPlan& p, int64_t group) {
     if (first < t.steps() && group_end(groups, first, t.steps()) < t.steps()) return kJobTiles;
   }
   return t.job;
-}
-
-bool words_as_they_are(const ConvPlan& p) { return p.geometry.Cg() % kWordBits == 0; }
-
-// Panel i of a group
-FilterWords filter_words(const ConvPlan& p, int64_t group, int64_t i) {
-  const ConvGeometry& g = p.geometry;
-  const int64_t stride = g.taps() * g.Lg(), first = i * kWordBits;
-  return {p.weight + (group * g.Kg() + first) * stride,
-          stride,
-          std::min<int64_t>(kWordBits, g.Kg() - first),
-          p.tiles.steps(),
-          p.tiles.place.data(),
-          nullptr,
-          g.Lg()};
-}
-
-// Filters whose taps don't fill words: packed [64, steps], their ones counted.
-FilterWords pack_rows(const ConvPlan& p, const FilterWords& filters, uint64_t* packed, int16_t* ones) {
-  const ConvGeometry& g = p.geometry;
-  const int64_t steps = p.tiles.steps();
-  for (int64_t k = 0; k < filters.filters; ++k) {
-    pack_filter(p, filters.row(k), p.tiles.run_taps, packed + k * steps);
-    const uint64_t* word = filters.row(k);
-    for (int64_t t = 0; t < g.taps(); ++t) {
-      int count = 0;
-      for (int64_t j = 0; j < g.Lg(); ++j) count += popcount(*word++);
-      ones[t * kWordBits + k] = static_cast<int16_t>(count);
-    }
-  }
-  return {packed, steps, filters.filters, steps, filters.place, p.tiles.valid.data(), 0};
-}
-
-// base [classes, 64] = sum over taps inside of w, a filter's +-1: what its products with bits 0 sum to.
-void fill_base(const ConvPlan& p, const int16_t* filter_ones, int16_t* base) {
-  const ConvGeometry& g = p.geometry;
-  const TapRange all_rows{0, g.R}, all_columns{0, g.S};
-  for (int64_t i = 0; i < class_count(p); ++i, base += kWordBits) {
-    const TapRange rows = p.border_sums ? p.rows.inside[i / p.columns.size()] : all_rows;
-    const TapRange columns = p.border_sums ? p.columns.inside[i % p.columns.size()] : all_columns;
-    std::fill_n(base, kWordBits, int16_t{0});
-    for (int64_t r = rows.begin; r < rows.end; ++r) {
-      for (int64_t s = columns.begin; s < columns.end; ++s) {
-        const int16_t* ones = filter_ones + (r * g.S + s) * kWordBits;
-        for (int k = 0; k < kWordBits; ++k) base[k] = static_cast<int16_t>(base[k] + g.Cg() - 2 * ones[k]);
-      }
-    }
-  }
-}
-
-// Whether 32 bits say where each position's words are
-bool words_in_reach(const ConvPlan& p) {
-  const int64_t most = std::numeric_limits<int32_t>::max() / (2 * words_for(p.geometry.K));
-  return p.epilogue.words != nullptr && block_pixels(p) + p.geometry.OW <= most;
-}
-
-// Where a panel's words alone are asked for: base becomes what the rest of a dot product has to be below.
-void limit_base(const ConvPlan& p, int64_t panel, const Bounds& to) {
-  const ConvGeometry& g = p.geometry;
-  constexpr int64_t kMostBits = 16383;  // the rest is up to twice that
-  int32_t limits[kWordBits];
-  const int64_t channel = panel / p.tiles.panels * g.Kg() + panel % p.tiles.panels * kWordBits;
-  const bool may = words_in_reach(p) && g.bits() <= kMostBits;
-  *to.limited = may && ukernels().sign_limits(p.epilogue, channel, limits, to.falling);
-  for (int64_t i = 0; *to.limited && i < class_count(p) * kWordBits; ++i) {
-    to.base[i] = static_cast<int16_t>(std::clamp(limits[i % kWordBits] - to.base[i], -32768, 32767));
-  }
 }
 
 // Output positions [oh, oh + rows) x [ow, ow + columns) of images [n, n + images)
@@ -270,7 +127,7 @@ struct Workspace {
     const TilePlan& t = p.tiles;
     bytes = parts.take<uint8_t>(block_pixels(p) * p.geometry.C + kWordBits);
     ones = parts.take<int16_t>(block_pixels(p) + kTogether);
-    row_base = parts.take<int32_t>(block_pixels(p) + kTogether);
+    row_base = parts.take<int32_t>(block_pixels(p));
     row_add = parts.take<int32_t>(block_pixels(p) + kTogether);
     row_word = parts.take<int32_t>(block_pixels(p));
     dot = parts.take<int16_t>(kTilesTogether * kTileRows * kWordBits);
@@ -282,7 +139,7 @@ struct Workspace {
 void add_ones(const ConvPlan& p, const Block& b, const Workspace& w) {
   const TilePlan& t = p.tiles;
   for (int64_t n = 0; n < b.images; ++n) {
-    const int64_t first = n * t.planes() * t.plane();
+    const int64_t first = n * t.image();
     ukernels().count_window(w.ones + first, t.taps.data(), p.geometry.taps(), t.run(), w.row_add + first);
   }
 }
@@ -301,7 +158,7 @@ void find_classes(const ConvPlan& p, const Block& b, const Workspace& w) {
     for (int64_t x = 0; x < b.columns; ++x) *to++ = (first + column[x]) * static_cast<int32_t>(kWordBits);
     to = std::fill_n(to, t.pitch() - b.columns, 0);
   }
-  const int64_t image = t.planes() * t.plane(), count = b.rows * t.pitch();
+  const int64_t image = t.image(), count = b.rows * t.pitch();
   for (int64_t n = 0; n < b.images; ++n) {
     to = w.row_base + n * image;
     if (n > 0) std::copy_n(w.row_base, count, to);
@@ -315,7 +172,7 @@ void find_words(const ConvPlan& p, const Block& b, int64_t origin, int64_t begin
   const TilePlan& t = p.tiles;
   const auto step = static_cast<int32_t>(2 * words_for(g.K));
   for (int64_t n = 0; n < b.images; ++n) {
-    int32_t* to = w.row_word + n * t.planes() * t.plane();
+    int32_t* to = w.row_word + n * t.image();
     for (int64_t y = 0; y < b.rows; ++y) {
       const int64_t first = ((b.n + n) * g.OH + b.oh + y) * g.OW + b.ow;
       const int64_t from = std::clamp<int64_t>(begin - first, 0, b.columns);
@@ -400,7 +257,7 @@ void run_block(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, co
   fill_block(p, b, w.bytes, w.ones);
   find_classes(p, b, w);
   const int64_t origin = (b.n * g.OH + b.oh) * g.OW + b.ow;
-  if (words_in_reach(p)) find_words(p, b, origin, begin, end, w);
+  if (any_limited(p)) find_words(p, b, origin, begin, end, w);
   const Tiles tiles(t, b);
   Writer writer(p, b, tiles, w, begin, end);
   const int64_t count = tiles.count(b);
@@ -413,10 +270,10 @@ void run_block(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, co
       const int64_t some = std::min(job, count - first);
       for (int64_t i = 0; i < some; ++i) {
         const Tiles::Tile tile = tiles[first + i];
-        w.starts[i] = tile.image * t.planes() * t.plane() + tile.position;
+        w.starts[i] = tile.image * t.image() + tile.position;
       }
       const PackedPanel packed = packed_panel(p, group * t.panels);
-      const Bounds bounds = bounds_at(p, group * t.panels);
+      const Bounds bounds = bounds_of_panel(p, group * t.panels);
       ukernels().tile_products({w.bytes + group * g.Cg(),
                                 w.starts,
                                 some,
@@ -439,55 +296,12 @@ void run_block(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, co
   }
 }
 
-// Scratch to pack a panel
-struct Packing {
-  uint8_t* counts;  // [steps, 64]
-  uint64_t* words;  // [64, steps]
-
-  Packing(const ConvPlan& p, Parts& parts)
-      : counts(parts.take<uint8_t>(p.tiles.steps() * kWordBits)),
-        words(parts.take<uint64_t>(words_as_they_are(p) ? 0 : kWordBits * p.tiles.steps())) {}
-};
-
-int64_t packing_bytes(const ConvPlan& p) {
-  Parts parts;
-  static_cast<void>(Packing(p, parts));
-  return parts.bytes();
-}
-
-void pack_panel(const ConvPlan& p, int64_t panel, const PackedPanel& to, void* scratch) {
-  Parts parts(scratch);
-  const Packing w(p, parts);
-  FilterWords filters = filter_words(p, panel / p.tiles.panels, panel % p.tiles.panels);
-  if (!words_as_they_are(p)) filters = pack_rows(p, filters, w.words, to.ones);
-  ukernels().pack_filters(filters, to, w.counts);
-}
-
 }  // namespace
-
-int64_t tile_packed_words(const ConvPlan& p) { return panel_count(p) * packed_bytes(p) / 8; }
-
-void pack_tiles(const ConvPlan& p, uint64_t* packed) {
-  std::vector<uint64_t> scratch(static_cast<size_t>(packing_bytes(p) / 8));
-  for (int64_t i = 0; i < panel_count(p); ++i) pack_panel(p, i, packed_at(p, packed, i), scratch.data());
-}
-
-int64_t tile_panels_words(const ConvPlan& p) {
-  return (p.packed == nullptr ? tile_packed_words(p) : 0) + panel_count(p) * bounds_bytes(p) / 8;
-}
 
 int64_t tile_scratch_words(const ConvPlan& p) {
   Parts work;
   static_cast<void>(Workspace(p, work));
   return std::max(work.bytes(), packing_bytes(p)) / 8;
-}
-
-void prepare_tiles(const ConvPlan& p, int64_t panel, uint64_t* scratch) {
-  const PackedPanel packed = packed_panel(p, panel);
-  if (p.packed == nullptr) pack_panel(p, panel, packed, scratch);
-  const Bounds bounds = bounds_at(p, panel);
-  fill_base(p, packed.ones, bounds.base);
-  limit_base(p, panel, bounds);
 }
 
 void tile_conv(const ConvPlan& p, int64_t begin, int64_t end, uint64_t* scratch) {

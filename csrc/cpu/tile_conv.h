@@ -16,7 +16,7 @@ void pack_tiles(const ConvPlan& p, uint64_t* packed);
 int64_t tile_panels_words(const ConvPlan& p);
 int64_t tile_scratch_words(const ConvPlan& p);
 
-// Panel i of 16 filters, as far as it is prepared once a call.
+// Panel i of 64 filters, as far as it is prepared once a call.
 void prepare_tiles(const ConvPlan& p, int64_t panel, uint64_t* scratch);
 
 // Output pixels [begin, end)

@@ -51,7 +51,7 @@ std::tuple<Tensor, Tensor> binary_conv2d_fused(const Tensor& x, const Tensor& we
   const char* op = "binary_conv2d_fused";
   const ConvGeometry g = words_geometry(op, x, weight, {in_channels, stride, padding, dilation, groups, pad_value});
   const FusedOutputs out =
-      make_fused(op, x, output_shape(g), {scale, bias, residual, rprelu, next_shift, stream_dtype});
+      make_fused(op, x, output_shape(g), {scale, bias, rprelu, next_shift}, residual, stream_dtype);
   run_conv(op, g, dense(x), dense(weight), out.epilogue);
   return {out.stream, out.words};
 }

@@ -67,7 +67,7 @@ std::tuple<Tensor, Tensor> binary_linear_fused(const Tensor& x, const Tensor& we
   const char* op = "binary_linear_fused";
   check_linear(op, x, weight, in_features);
   const FusedOutputs out =
-      make_fused(op, x, {x.size(0), weight.size(0)}, {scale, bias, residual, rprelu, next_shift, stream_dtype});
+      make_fused(op, x, {x.size(0), weight.size(0)}, {scale, bias, rprelu, next_shift}, residual, stream_dtype);
   run_linear(op, dense(x), dense(weight), in_features, out.epilogue);
   return {out.stream, out.words};
 }

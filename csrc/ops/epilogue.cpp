@@ -44,14 +44,17 @@ FusedOutputs make_outputs(const char* op, const Tensor& x, const std::vector<int
   return out;
 }
 
-FusedOutputs make_fused(const char* op, const Tensor& x, const std::vector<int64_t>& shape, const FusedArguments& a) {
-  const int64_t K = shape[1];
-  FusedOutputs out = make_outputs(op, x, shape, a.residual, a.stream_dtype, a.next_shift || !a.stream_dtype);
-  Epilogue& e = out.epilogue;
-  e.scale = float_data(op, "scale", a.scale, x, {K}, out.held);
-  e.bias = float_data(op, "bias", a.bias, x, {K}, out.held);
-  if (a.rprelu) e.rprelu = float_data(op, "rprelu", *a.rprelu, x, {3, K}, out.held);
-  if (a.next_shift) e.next_shift = float_data(op, "next_shift", *a.next_shift, x, {K}, out.held);
+void set_factors(const char* op, const Factors& f, const Tensor& x, int64_t K, Epilogue& e, std::vector<Tensor>& held) {
+  e.scale = float_data(op, "scale", f.scale, x, {K}, held);
+  e.bias = float_data(op, "bias", f.bias, x, {K}, held);
+  if (f.rprelu) e.rprelu = float_data(op, "rprelu", *f.rprelu, x, {3, K}, held);
+  if (f.next_shift) e.next_shift = float_data(op, "next_shift", *f.next_shift, x, {K}, held);
+}
+
+FusedOutputs make_fused(const char* op, const Tensor& x, const std::vector<int64_t>& shape, const Factors& factors,
+                        const std::optional<Tensor>& residual, std::optional<ScalarType> stream_dtype) {
+  FusedOutputs out = make_outputs(op, x, shape, residual, stream_dtype, factors.next_shift || !stream_dtype);
+  set_factors(op, factors, x, shape[1], out.epilogue, out.held);
   return out;
 }
 

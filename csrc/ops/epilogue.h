@@ -8,15 +8,16 @@
 
 namespace bnn::ops {
 
-// Arguments that the fused ops share.
-struct FusedArguments {
+struct Factors {
   const Tensor& scale;                      // float32 [K]
   const Tensor& bias;                       // float32 [K]
-  const std::optional<Tensor>& residual;    // output shape, float32, bfloat16 or float16
   const std::optional<Tensor>& rprelu;      // float32 [3, K]
   const std::optional<Tensor>& next_shift;  // float32 [K]
-  std::optional<ScalarType> stream_dtype;
 };
+
+// Points the epilogue to factors of K channels on the device of x. `held` keeps them.
+void set_factors(const char* op, const Factors& factors, const Tensor& x, int64_t K, Epilogue& epilogue,
+                 std::vector<Tensor>& held);
 
 // Outputs of a fused op and the tensors that its epilogue points into.
 struct FusedOutputs {
@@ -26,11 +27,12 @@ struct FusedOutputs {
   std::vector<Tensor> held;
 };
 
-// The outputs that are asked for, and the residual; the rest of the epilogue is the caller's.
+// The outputs that are asked for, and the residual; the factors are the caller's.
 FusedOutputs make_outputs(const char* op, const Tensor& x, const std::vector<int64_t>& shape,
                           const std::optional<Tensor>& residual, std::optional<ScalarType> stream_dtype, bool words);
 
 // shape [N, K, OH, OW] or [M, K], on the device of x
-FusedOutputs make_fused(const char* op, const Tensor& x, const std::vector<int64_t>& shape, const FusedArguments& a);
+FusedOutputs make_fused(const char* op, const Tensor& x, const std::vector<int64_t>& shape, const Factors& factors,
+                        const std::optional<Tensor>& residual, std::optional<ScalarType> stream_dtype);
 
 }  // namespace bnn::ops

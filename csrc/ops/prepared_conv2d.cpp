@@ -1,4 +1,5 @@
 #if !defined(BNN_EMULATED)
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <tuple>
@@ -21,7 +22,7 @@ using Int2 = std::vector<int64_t>;
 struct Header {
   int64_t magic, in_channels, K, R, S;
   std::array<int64_t, 2> stride, padding, dilation;
-  int64_t groups, pad_value, rprelu, next_shift, reserved;
+  int64_t groups, pad_value, rprelu, next_shift;
 };
 constexpr int64_t kHeaderWords = sizeof(Header) / 8;
 constexpr int64_t kMagic = 0x31706572706e6e62;  // bnnprep1
@@ -42,15 +43,6 @@ struct Parts {
       : factors(weight + g.K * g.taps() * g.Lg()),
         packed(ceil_div(factors + ceil_div((2 + 3 * h.rprelu + h.next_shift) * g.K, 2), 8) * 8) {}
 };
-
-void put(const char* op, const char* argument, const Tensor& t, const std::vector<int64_t>& shape, float*& to) {
-  check_shape(op, argument, t, shape);
-  BNN_CHECK(t.scalar_type() == ScalarType::Float, op, argument, "float32", dtype_text(t));
-  BNN_CHECK(t.is_cpu(), op, argument, "on cpu", device_text(t));
-  const Tensor values = dense(t);
-  std::memcpy(to, values.const_data_ptr(), static_cast<size_t>(t.numel()) * sizeof(float));
-  to += t.numel();
-}
 
 }  // namespace
 
@@ -73,12 +65,14 @@ Tensor binary_conv2d_prepare(const Tensor& weight, int64_t in_channels, Int2 str
                       groups,
                       pad_value,
                       rprelu ? 1 : 0,
-                      next_shift ? 1 : 0,
-                      0};
+                      next_shift ? 1 : 0};
   // An image that the filter just fits into: sizes are the calls' business.
   const auto reach = [&](int i, int64_t filter) { return dilation[i] * (filter - 1) + 1; };
   const ConvGeometry g = geometry_of(op, weight, header, {1, reach(0, header.R), reach(1, header.S)});
   check_words(op, "weight", weight, g.Cg(), 4, weight);
+  std::vector<Tensor> held;
+  Epilogue e;
+  set_factors(op, {scale, bias, rprelu, next_shift}, weight, g.K, e, held);
   const Parts parts(header, g);
   const Tensor out = empty({parts.packed + cpu::packed_words(g)}, ScalarType::Long, weight);
   auto* words = static_cast<uint64_t*>(out.mutable_data_ptr());
@@ -87,10 +81,11 @@ Tensor binary_conv2d_prepare(const Tensor& weight, int64_t in_channels, Int2 str
   const Tensor filters = dense(weight);
   std::memcpy(words + parts.weight, filters.const_data_ptr(), static_cast<size_t>(filters.numel()) * sizeof(uint64_t));
   auto* factors = reinterpret_cast<float*>(words + parts.factors);
-  put(op, "scale", scale, {g.K}, factors);
-  put(op, "bias", bias, {g.K}, factors);
-  if (rprelu) put(op, "rprelu", *rprelu, {3, g.K}, factors);
-  if (next_shift) put(op, "next_shift", *next_shift, {g.K}, factors);
+  const auto put = [&](const float* values, int64_t count) { factors = std::copy_n(values, count, factors); };
+  put(e.scale, g.K);
+  put(e.bias, g.K);
+  if (rprelu) put(e.rprelu, 3 * g.K);
+  if (next_shift) put(e.next_shift, g.K);
   cpu::pack_filters({g, nullptr, words + parts.weight, {}, nullptr, 0}, words + parts.packed);
   return out;
 }

@@ -1,5 +1,7 @@
 """binary_conv2d_prepared: the results of binary_conv2d_fused, from one tensor that holds all but the input."""
 
+import copy
+import io
 from collections.abc import Iterator
 
 import backends
@@ -12,6 +14,7 @@ from shapes import CORNER_CONVS, Conv, convs
 import bnn
 from bnn import ops
 from bnn.nn import PackedBinaryConv2d
+from bnn.ops import prepared_conv2d
 
 
 @pytest.fixture(params=bnn.isa.available())
@@ -123,7 +126,7 @@ def test_wrong_arguments_are_refused_by_name(isa):
     refused("binary_conv2d_prepare", "scale", lambda: ops.binary_conv2d_prepare(*arguments))
 
 
-@pytest.mark.parametrize("place", range(1, 16))
+@pytest.mark.parametrize("place", range(1, prepared_conv2d.HEADER))
 @pytest.mark.parametrize("value", [-1, 0, 1 << 20, 1 << 40, (1 << 63) - 1])
 def test_a_forged_header_reads_nothing_beyond(place, value):
     """Refused, or computed inside the tensor."""
@@ -139,7 +142,7 @@ def test_a_forged_header_reads_nothing_beyond(place, value):
 def test_forged_filters_of_the_matrix_unit_stay_inside():
     x, arguments = operands(CASE, rng(39), True, True)
     prepared = ops.binary_conv2d_prepare(*arguments)
-    header = 16 + arguments[0].numel() + 3 * CASE.k
+    header = prepared_conv2d.HEADER + arguments[0].numel() + 3 * CASE.k
     for value in (0, -1, 0x0101010101010101):
         prepared[header + 8 :] = value
         ops.binary_conv2d_prepared(x, prepared, (CASE.k, *CASE.output))
@@ -156,3 +159,37 @@ def test_a_packed_layer_prepares_again_after_a_change():
     assert torch.equal(layer(x), 2 * before + 1)
     layer.weight = ~layer.weight
     assert torch.equal(layer(x), 1 - 2 * before)
+
+
+def test_a_packed_layer_sees_each_replacement():
+    """A new buffer may have the address of the one before."""
+    layer = PackedBinaryConv2d(64, 64, 3, padding=1)
+    x = words((1, 6, 6), 64, rng(41))
+    zero = layer(x) - layer.bias.view(-1, 1, 1)
+    for value in range(20):
+        layer.bias = torch.full((64,), float(value))
+        assert torch.equal(layer(x), zero + value)
+
+
+def test_a_packed_layer_of_inference_tensors():
+    layer = PackedBinaryConv2d(64, 64, 3, padding=1)
+    x = words((1, 6, 6), 64, rng(42))
+    before = layer(x)
+    with torch.inference_mode():
+        layer.scale = torch.ones(64)
+        layer.scale.mul_(2)
+        assert torch.equal(layer(x), 2 * before)
+        layer.scale.mul_(2)
+        assert torch.equal(layer(x), 4 * before)
+
+
+def test_copies_of_a_packed_layer_leave_what_was_prepared():
+    layer = PackedBinaryConv2d(64, 64, 3, padding=1)
+    x = words((1, 6, 6), 64, rng(43))
+    y = layer(x)
+    file = io.BytesIO()
+    torch.save(layer, file)
+    assert file.tell() < 2 * layer.weight.nbytes + 8192
+    file.seek(0)
+    for other in (copy.deepcopy(layer), torch.load(file, weights_only=False)):
+        assert other._prepared is None and torch.equal(other(x), y)

@@ -41,6 +41,8 @@ struct TilePlan {
     return within_rows ? out_rows * ceil_div(out_columns, rows) : ceil_div(run(), rows);
   }
   int64_t planes() const { return static_cast<int64_t>(phases_h.size() * phases_w.size()); }  // of an image
+  int64_t image() const { return planes() * plane(); }                                        // pixels
+  int64_t block() const { return images * image(); }                                          // pixels
 };
 
 }  // namespace bnn::cpu
