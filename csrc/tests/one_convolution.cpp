@@ -1,5 +1,5 @@
 // A 3x3 convolution, words to words: one_convolution ISA C K SIDE STRIDE [IMAGES ROUNDS]. Prints what it ran on and the
-// least time of a round. For tools that count, see bench/instructions.py: what they are to count happens in `counted`.
+// least time of a round, without and with filters that were packed before. For tools that count, see bench/instructions.py: what they are to count happens in `counted`.
 
 #include <algorithm>
 #include <chrono>
@@ -63,16 +63,26 @@ int main(int argc, char** argv) {
   Epilogue e;
   e.kind = Epilogue::Kind::fused;
   e.channels = g.K, e.scale = scale.data(), e.bias = bias.data(), e.words = out.data();
+  BinaryConv2d problem{g, x.data(), weight.data(), e};
   Memory memory;
-  double least = 1e30;
-  std::string_view route;
-  for (int64_t round = argc == 8 ? std::atoll(argv[7]) : 1; round > 0; --round) {
-    const auto begin = std::chrono::steady_clock::now();
-    route = counted({g, x.data(), weight.data(), e}, memory);
-    least = std::min(least, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  if (argc == 6) {
+    const std::string_view route = counted(problem, memory);
+    return std::printf("%.*s\n", static_cast<int>(route.size()), route.data()), 0;
   }
-  const double macs = static_cast<double>(g.pixels() * g.K * g.taps() * g.C);
-  std::printf("%.*s %.1f us %.0f GMAC/s\n", static_cast<int>(route.size()), route.data(), 1e6 * least,
-              macs / least / 1e9);
+  std::vector<uint64_t> packed(static_cast<size_t>(cpu::packed_words(g)));
+  cpu::pack_filters(problem, packed.data());
+  for (const int64_t words : {int64_t{0}, static_cast<int64_t>(packed.size())}) {
+    problem.packed = packed.data(), problem.packed_size = words;
+    double least = 1e30;
+    std::string_view route;
+    for (int64_t round = std::atoll(argv[7]); round > 0; --round) {
+      const auto begin = std::chrono::steady_clock::now();
+      route = counted(problem, memory);
+      least = std::min(least, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    }
+    const double macs = static_cast<double>(g.pixels() * g.K * g.taps() * g.C);
+    std::printf("%.*s%s %.1f us %.0f GMAC/s\n", static_cast<int>(route.size()), route.data(),
+                words > 0 ? ", filters packed before," : "", 1e6 * least, macs / least / 1e9);
+  }
   return 0;
 }

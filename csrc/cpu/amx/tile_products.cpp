@@ -62,6 +62,8 @@ class Expander {
   int64_t left_;
 };
 
+constexpr int64_t kFewTiles = 4;  // of pixels: what they leave unhidden of a chunk's expansion grows with its length
+
 // Steps [begin, end) of a panel, one or two groups, and where their filters lie: tile after tile, step after step.
 struct Chunk {
   int64_t panel, begin, middle, end;
@@ -74,7 +76,8 @@ struct Chunk {
     if (panel * kWordBits >= p.filters) return;
     tiles = tiles_of(p.filters - panel * kWordBits);
     const uint8_t* begins = p.panel(panel).groups;
-    for (; groups < 2 && end < p.steps; ++groups) {
+    const int most = p.tiles <= kFewTiles ? 1 : 2;
+    for (; groups < most && end < p.steps; ++groups) {
       end = group_end(begins, end, p.steps);
       if (groups == 0) middle = end;
     }
