@@ -65,12 +65,17 @@ void fill_base(const ConvPlan& p, const int16_t* filter_ones, int16_t* base) {
   for (int64_t i = 0; i < class_count(p); ++i, base += kWordBits) {
     const TapRange rows = p.border_sums ? p.rows.inside[i / p.columns.size()] : all_rows;
     const TapRange columns = p.border_sums ? p.columns.inside[i % p.columns.size()] : all_columns;
-    std::fill_n(base, kWordBits, int16_t{0});
-    for (int64_t r = rows.begin; r < rows.end; ++r) {
-      for (int64_t s = columns.begin; s < columns.end; ++s) {
-        const int16_t* ones = filter_ones + (r * g.S + s) * kWordBits;
-        for (int k = 0; k < kWordBits; ++k) base[k] = static_cast<int16_t>(base[k] + g.Cg() - 2 * ones[k]);
+    const int64_t inside = g.Cg() * (rows.end - rows.begin) * (columns.end - columns.begin);
+    constexpr int kAtOnce = 16;  // filters, their sums in registers
+    for (int64_t first = 0; first < kWordBits; first += kAtOnce) {
+      int16_t sum[kAtOnce] = {};
+      for (int64_t r = rows.begin; r < rows.end; ++r) {
+        const int16_t* ones = filter_ones + (r * g.S + columns.begin) * kWordBits + first;
+        for (int64_t s = columns.begin; s < columns.end; ++s, ones += kWordBits) {
+          for (int k = 0; k < kAtOnce; ++k) sum[k] = static_cast<int16_t>(sum[k] + ones[k]);
+        }
       }
+      for (int k = 0; k < kAtOnce; ++k) base[first + k] = static_cast<int16_t>(inside - 2 * sum[k]);
     }
   }
 }
@@ -84,13 +89,19 @@ bool words_in_reach(const ConvPlan& p) {
 // Where a panel's words alone are asked for: base becomes what the rest of a dot product has to be below.
 void limit_base(const ConvPlan& p, int64_t panel, const Bounds& to) {
   const ConvGeometry& g = p.geometry;
-  constexpr int64_t kMostBits = 16383;  // the rest is up to twice that
+  constexpr int kMostBits = 16383;  // the rest is up to twice that; limits beyond do no more than the next
   int32_t limits[kWordBits];
+  int16_t within[kWordBits];
   const int64_t channel = panel / p.tiles.panels * g.Kg() + panel % p.tiles.panels * kWordBits;
   const bool may = words_in_reach(p) && g.bits() <= kMostBits;
   *to.limited = may && ukernels().sign_limits(p.epilogue, channel, limits, to.falling);
-  for (int64_t i = 0; *to.limited && i < class_count(p) * kWordBits; ++i) {
-    to.base[i] = static_cast<int16_t>(std::clamp(limits[i % kWordBits] - to.base[i], -32768, 32767));
+  if (*to.limited == 0) return;
+  for (int k = 0; k < kWordBits; ++k) {
+    within[k] = static_cast<int16_t>(std::clamp(limits[k], -kMostBits, kMostBits + 1));
+  }
+  int16_t* base = to.base;
+  for (int64_t i = 0; i < class_count(p); ++i, base += kWordBits) {
+    for (int k = 0; k < kWordBits; ++k) base[k] = static_cast<int16_t>(within[k] - base[k]);
   }
 }
 
