@@ -69,6 +69,7 @@ def save(
     return path
 
 
+@torch.inference_mode(False)
 def load(path: str | os.PathLike) -> PackedModel:
     """Read a packed network; needs nothing of the code that trained it.
 

@@ -67,6 +67,7 @@ def _record_route(kernels: dict[str, str], name: str, layer: Any, inputs: tuple)
     kernels[name] = layer.route(inputs[0])
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.float32) -> PackedModel:
     """The inference form of a network of torch.nn and bnn.nn layers.
@@ -99,13 +100,13 @@ def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.fl
     for step in list(steps):
         if step["kind"] in ("BinaryConv2d", "BinaryLinear"):
             _pack_step(step, steps, layers, fold=not exact)
+    if dtype != torch.float32:
+        _cast_all_but_the_last(names[dtype], steps)
+        _program.set_dtype(steps, layers)
     if not exact:
         _keep_bits(steps, layers)
         # words are made fastest from channels-last images; exact networks keep the layout: real layers may round by it
         _start_with("channels_last", {}, steps)
-    if dtype != torch.float32:
-        _cast_all_but_the_last(names[dtype], steps)
-        _program.set_dtype(steps, layers)
     for step in steps:
         if step["kind"] in _program.LAYERS:
             step["args"] = _program.layer_args(layers[step["name"]])

@@ -38,6 +38,20 @@ def test_round_trip(tmp_path, name, exact):
         assert all(torch.equal(a.get_tensor(k), b.get_tensor(k)) for k in a.keys())  # noqa: SIM118
 
 
+def test_networks_made_in_inference_mode_are_prepared(tmp_path):
+    """Their buffers are no inference tensors, whose changes nobody counts."""
+    x = torch.randn(2, *SHAPES["reactnet_tiny"])
+    model = make("reactnet_tiny")
+    expected = bnn.pack(model)(x)
+    with torch.inference_mode():
+        packed = bnn.pack(model)
+        loaded = bnn.load(bnn.save(packed, tmp_path / "m.safetensors"))
+        of_one_made_there = bnn.pack(make("reactnet_tiny"))
+        for network in (packed, loaded, of_one_made_there):
+            assert not any(t.is_inference() for t in network.buffers())
+        assert torch.equal(packed(x), expected) and torch.equal(loaded(x), expected)
+
+
 def test_optional_entries_stay_away(tmp_path):
     path = bnn.save(bnn.pack(make("Tail")), str(tmp_path / "m.safetensors"))
     with safe_open(path, "pt") as file:
