@@ -1,5 +1,6 @@
 // A 3x3 convolution, words to words: one_convolution ISA C K SIDE STRIDE [IMAGES ROUNDS]. Prints what it ran on and the
-// least time of a round, without and with filters that were packed before. For tools that count, see bench/instructions.py: what they are to count happens in `counted`.
+// least time of a round, without and with filters that were packed before. For tools that count, see
+// bench/instructions.py: what they are to count happens in `counted`.
 
 #include <algorithm>
 #include <chrono>
