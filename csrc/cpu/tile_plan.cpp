@@ -80,9 +80,10 @@ void find_steps(const ConvGeometry& g, TilePlan& t) {
 // neighbour keeps the unit busy, products on it take twice as long; popcounts then win by up to 1.3x on a few shapes.
 double popcount_cost(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
-  const double panels = static_cast<double>(g.G * p.group_panels * p.row_words);
+  const double panels = static_cast<double>(g.G * p.group_panels), words = static_cast<double>(p.row_words);
   const double classes = p.border_sums ? static_cast<double>(p.rows.size() * p.columns.size()) : 0.0;
-  return panels * (40.0 + 2.6 * static_cast<double>(g.pixels())) + classes * static_cast<double>(g.K * g.taps());
+  return panels * (40.0 * words + (5.5 + 2.6 * words) * static_cast<double>(g.pixels())) +
+         classes * static_cast<double>(g.K * g.taps());
 }
 
 double tile_cost(const ConvPlan& p) {
@@ -92,7 +93,8 @@ double tile_cost(const ConvPlan& p) {
                      static_cast<double>(t.out_rows * t.out_columns);
   const double panels = static_cast<double>(g.G * ceil_div(g.Kg(), kTileFilters));
   const double steps = static_cast<double>(t.steps());
-  return 2000.0 + panels * (90.0 * steps + all * (180.0 + 1.7 * t.rows * steps));
+  return 2000.0 + 10.0 * static_cast<double>(g.pixels()) +
+         panels * (70.0 * steps + all * (140.0 + 1.4 * t.rows * steps));
 }
 
 }  // namespace
