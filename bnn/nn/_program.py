@@ -5,7 +5,8 @@ the result to `name`; a packed layer with two outputs binds the words to `name` 
 exist, so a program from a file can name nothing else.
 """
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
 
 import torch
@@ -130,8 +131,8 @@ def head_entry(steps: list[dict]) -> dict | None:
     return {"m": args["samples"], "seed": args["seed"]} if steps[-1]["kind"] == "VariationalHead" else None
 
 
-def run(steps: list[dict], layers: nn.ModuleDict, x: Tensor) -> Tensor:
-    """Execute the program; a value is dropped after its last use."""
+def walk(steps: list[dict], layers: nn.ModuleDict, x: Tensor) -> Iterator[tuple[dict, Tensor | tuple[Tensor, Tensor]]]:
+    """Execute the program; every step with its result. A value is dropped after its last use."""
     values = {INPUT: x}
     last = {name: i for i, step in enumerate(steps) for name in step["inputs"]}
     for i, step in enumerate(steps):
@@ -145,4 +146,10 @@ def run(steps: list[dict], layers: nn.ModuleDict, x: Tensor) -> Tensor:
         for used in step["inputs"]:
             if last[used] == i:
                 values.pop(used, None)
-    return values[steps[-1]["name"]]
+        yield step, result
+
+
+def run(steps: list[dict], layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    """What the last step of the program gives."""
+    [(_, result)] = deque(walk(steps, layers, x), maxlen=1)
+    return result[0] if isinstance(result, tuple) else result
