@@ -82,18 +82,20 @@ double popcount_cost(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
   const double panels = static_cast<double>(g.G * p.group_panels), words = static_cast<double>(p.row_words);
   const double classes = p.border_sums ? static_cast<double>(p.rows.size() * p.columns.size()) : 0.0;
+  const double filter_words = static_cast<double>(g.K * g.taps() * g.Lg());
+  const double shifting = g.Cg() % kWordBits == 0 ? 0.0 : 30.0 * filter_words;  // taps that don't fill words
   return panels * (40.0 * words + (5.5 + 2.6 * words) * static_cast<double>(g.pixels())) +
-         classes * static_cast<double>(g.K * g.taps());
+         classes * static_cast<double>(g.K * g.taps()) + shifting;
 }
 
 double tile_cost(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
   const TilePlan& t = p.tiles;
-  const double all = static_cast<double>(t.tiles_of_image()) * static_cast<double>(g.pixels()) /
-                     static_cast<double>(t.out_rows * t.out_columns);
+  const double parts = static_cast<double>(g.pixels()) / static_cast<double>(t.out_rows * t.out_columns);
+  const double all = parts * static_cast<double>(t.tiles_of_image());
   const double panels = static_cast<double>(g.G * ceil_div(g.Kg(), kTileFilters));
   const double steps = static_cast<double>(t.steps());
-  return 2000.0 + 10.0 * static_cast<double>(g.pixels()) +
+  return 2000.0 + 10.0 * parts * static_cast<double>(t.image()) +
          panels * (70.0 * steps + all * (140.0 + 1.4 * t.rows * steps));
 }
 
