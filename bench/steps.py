@@ -23,12 +23,16 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     subject = open_subject(args.target, None, None)
+    if args.form not in subject.packed:
+        parser.error(f"--form: expected one of {list(subject.packed)}, got {args.form!r}")
+    if args.rounds < 2:
+        parser.error(f"--rounds: expected at least 2, got {args.rounds}")
     network, x = subject.packed[args.form], torch.randn(1, *subject.image)
     times: list[list[float]] = [[] for _ in network.steps]
     with torch.inference_mode():
         for _ in range(args.rounds):
             before = time.perf_counter()
-            for (_, _), mine in zip(_program.walk(network.steps, network.layers, x), times, strict=True):
+            for _, mine in zip(_program.walk(network.steps, network.layers, x), times, strict=True):
                 now = time.perf_counter()
                 mine.append(1e6 * (now - before))
                 before = now

@@ -100,11 +100,12 @@ def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.fl
     for step in list(steps):
         if step["kind"] in ("BinaryConv2d", "BinaryLinear"):
             _pack_step(step, steps, layers, fold=not exact)
+    if not exact:
+        _keep_bits(steps, layers)
     if dtype != torch.float32:
         _cast_all_but_the_last(names[dtype], steps)
         _program.set_dtype(steps, layers)
     if not exact:
-        _keep_bits(steps, layers)
         # words are made fastest from channels-last images; exact networks keep the layout: real layers may round by it
         _start_with("channels_last", {}, steps)
     for step in steps:

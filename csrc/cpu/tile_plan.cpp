@@ -76,8 +76,8 @@ void find_steps(const ConvGeometry& g, TilePlan& t) {
   }
 }
 
-// Estimates in cycles of one thread, from times on one quiet machine: the choice is the same in every run. Where a
-// neighbour keeps the unit busy, products on it take twice as long; popcounts then win by up to 1.3x on a few shapes.
+// Estimates in cycles of one thread, from times on one quiet machine: the choice is the same in every run, though
+// a neighbour that keeps the unit busy makes products on it take twice as long.
 double popcount_cost(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
   const double panels = static_cast<double>(g.G * p.group_panels), words = static_cast<double>(p.row_words);

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from networks import make
+from torch import nn
 
 import bnn
+from bnn.nn import BinaryConv2d, PackedBinaryConv2d
 
 
 def test_all_but_the_last_layer(tmp_path):
@@ -28,6 +30,15 @@ def test_all_but_the_last_layer(tmp_path):
     bnn.save(packed, tmp_path / "half.safetensors")
     assert torch.equal(bnn.load(tmp_path / "half.safetensors")(x), logits)
     assert (tmp_path / "half.safetensors").stat().st_size < bnn.save(bnn.pack(model), tmp_path / "f").stat().st_size
+
+
+def test_a_binary_last_layer_gets_words():
+    """A cast in front of it would have the words made of rounded floats."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), BinaryConv2d(8, 16, 3), nn.BatchNorm2d(16), BinaryConv2d(16, 5, 1))
+    packed = bnn.pack(model.eval(), dtype=torch.bfloat16)
+    first = next(m for m in packed.modules() if isinstance(m, PackedBinaryConv2d))
+    assert first.words and not first.stream
+    assert [step["kind"] for step in packed.steps[:2]] == ["channels_last", "cast"]
 
 
 def test_refusals():

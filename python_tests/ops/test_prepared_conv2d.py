@@ -167,7 +167,8 @@ def test_a_packed_layer_sees_each_replacement():
     x = words((1, 6, 6), 64, rng(41))
     zero = layer(x) - layer.bias.view(-1, 1, 1)
     for value in range(20):
-        layer.bias = torch.full((64,), float(value))
+        layer.bias = torch.full((64,), -1.0)
+        layer.bias = torch.full((64,), float(value))  # may lie where the one that was prepared did
         assert torch.equal(layer(x), zero + value)
 
 
