@@ -61,7 +61,7 @@ def binary_conv2d_prepared(
     Returns:
         (stream, words); what is not asked for has shape [0].
     """
-    return torch.ops.bnn.binary_conv2d_prepared.default(x, prepared, shape, residual, stream_dtype, words)
+    return torch.ops.bnn.binary_conv2d_prepared(x, prepared, shape, residual, stream_dtype, words)
 
 
 def _prepare_reference(weight: Tensor, in_channels: int, stride, padding, dilation, groups: int, pad_value: int,
