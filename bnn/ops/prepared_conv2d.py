@@ -9,8 +9,8 @@ from bnn.ops._library import check, define, pair
 from bnn.ops.binary_conv2d import _GEOMETRY, Int2
 from bnn.ops.bitpack import check_words, word_count
 
-MAGIC = 0x31706572706E6E62  # bnnprep1
-HEADER = 15  # magic, C, K, R, S, stride, padding, dilation, groups, pad_value, rprelu?, next_shift?
+MAGIC = 0x32706572706E6E62  # bnnprep2
+HEADER = 16  # magic, C, K, R, S, stride, padding, dilation, groups, pad_value, rprelu?, next_shift?, order of filters
 
 
 def binary_conv2d_prepare(
@@ -28,8 +28,8 @@ def binary_conv2d_prepare(
 ) -> Tensor:
     """Everything about a `binary_conv2d_fused` but its input, for `binary_conv2d_prepared`. On the CPU.
 
-    Filters are held twice where the matrix unit reads them in another order: 2 bits a weight. The tensor is good for
-    this process, not for a file: another CPU may want another order.
+    Filters are held twice, as they are and in the order in which this CPU reads them (1 bit a weight, 2 for the matrix
+    unit). The tensor is good for this process, not for a file: another CPU may want another order.
 
     Args: those of `binary_conv2d_fused`.
 
@@ -75,7 +75,7 @@ def _prepare_reference(weight: Tensor, in_channels: int, stride, padding, dilati
     check_words(op, "weight", weight, in_channels // groups, (4,))
     check_factors(op, weight, k, scale, bias, rprelu, next_shift)
     there = [int(rprelu is not None), int(next_shift is not None)]
-    header = [MAGIC, in_channels, k, r, s, *stride, *padding, *dilation, groups, pad_value, *there]
+    header = [MAGIC, in_channels, k, r, s, *stride, *padding, *dilation, groups, pad_value, *there, 0]
     factors = torch.cat([t.reshape(-1) for t in (scale, bias, rprelu, next_shift) if t is not None])
     factors = torch.cat([factors, factors.new_zeros(len(factors) % 2)]).view(torch.int64)
     words = torch.cat([weight.new_tensor(header), weight.reshape(-1), factors])
@@ -107,7 +107,7 @@ def _prepared_reference(
     what = "what binary_conv2d_prepare returns"
     vector = prepared.dtype == torch.int64 and prepared.dim() == 1 and len(prepared) >= HEADER
     check(vector, op, "prepared", what, list(prepared.shape))
-    magic, c, k, r, s, *geometry, has_rprelu, has_shift = prepared[:HEADER].tolist()
+    magic, c, k, r, s, *geometry, has_rprelu, has_shift, _ = prepared[:HEADER].tolist()
     check(magic == MAGIC, op, "prepared", what, "another tensor")
     stride, padding, dilation, (groups, pad_value) = geometry[:2], geometry[2:4], geometry[4:6], geometry[6:]
     lengths = [k * r * s * word_count(c // groups), ((2 + 3 * has_rprelu + has_shift) * k + 1) // 2]

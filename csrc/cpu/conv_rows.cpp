@@ -60,7 +60,8 @@ inline void copy_over(char* to, const char* from, int64_t n) {
 const char* window_corner(const ConvPlan& p, int64_t n, int64_t oh, int64_t ow) {
   const ConvGeometry& g = p.geometry;
   const int64_t row = n * (g.H + 2 * g.pad_h) + oh * g.stride_h;
-  return p.image + (row * (g.W + 2 * g.pad_w) + ow * g.stride_w) * p.pixel_bytes;
+  const char* image = p.copied ? p.image : reinterpret_cast<const char*>(p.x);
+  return image + (row * (g.W + 2 * g.pad_w) + ow * g.stride_w) * p.pixel_bytes;
 }
 
 // Windows of whole bytes: R runs of `pieces` pieces each. A piece is S taps at once where they are neighbours in
@@ -145,14 +146,22 @@ void gather_windows(const ConvPlan& p, int64_t group, int64_t first, int64_t cou
   }
 }
 
-void base_rows(const ConvPlan& p, int64_t first, int64_t count, const int32_t** base) {
+void find_windows(const ConvPlan& p, int64_t first, int64_t count, const uint64_t** windows) {
+  const ConvGeometry& g = p.geometry;
+  for_each_run(g, first, count, [&](int64_t n, int64_t oh, int64_t ow, int64_t run) {
+    const auto* corner = reinterpret_cast<const uint64_t*>(window_corner(p, n, oh, ow));
+    for (int64_t i = 0; i < run; ++i, corner += g.stride_w * g.L()) *windows++ = corner;
+  });
+}
+
+void row_bases(const ConvPlan& p, int64_t first, int64_t count, int32_t* row_base) {
   if (!p.border_sums) {
-    std::fill_n(base, count, p.base);
+    std::fill_n(row_base, count, 0);
     return;
   }
   for_each_run(p.geometry, first, count, [&](int64_t, int64_t oh, int64_t ow, int64_t run) {
-    const int32_t* row = p.base + p.rows.of[oh] * p.columns.size() * p.ld;
-    for (int64_t i = 0; i < run; ++i) *base++ = row + p.columns.of[ow + i] * p.ld;
+    const auto row = static_cast<int32_t>(p.rows.of[oh] * p.columns.size());
+    for (int64_t i = 0; i < run; ++i) *row_base++ = (row + p.columns.of[ow + i]) * static_cast<int32_t>(kWordBits);
   });
 }
 
@@ -162,17 +171,6 @@ void pack_filter(const ConvPlan& p, const uint64_t* filter, int64_t run, uint64_
     BitWriter writer(row);
     for (int64_t t = 0; t < run; ++t, filter += g.Lg()) writer.append_cut(filter, 0, g.Cg());
     writer.flush();
-  }
-}
-
-void slice_tap(const ConvPlan& p, int64_t i) {
-  const ConvGeometry& g = p.geometry;
-  const int64_t m = i / g.taps(), t = i % g.taps();
-  uint64_t* slice = p.panels + i * g.L();
-  std::fill_n(slice, g.L(), uint64_t{0});
-  for (int64_t c = 0; c < g.C; ++c) {
-    const uint64_t bit = p.weight[(c * g.Kg() + m) * g.taps() + t] & 1;
-    slice[c / kWordBits] |= bit << (c % kWordBits);
   }
 }
 

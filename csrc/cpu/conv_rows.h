@@ -31,16 +31,13 @@ void fill_image_row(const ConvPlan& p, int64_t row);
 // Filter windows of `count` output pixels, taps concatenated bit by bit: [count, row_words].
 void gather_windows(const ConvPlan& p, int64_t group, int64_t first, int64_t count, uint64_t* windows);
 
-// Row of p.base for each of `count` output pixels.
-void base_rows(const ConvPlan& p, int64_t first, int64_t count, const int32_t** base);
+// The image at the first tap of each of `count` output pixels, where windows aren't gathered
+void find_windows(const ConvPlan& p, int64_t first, int64_t count, const uint64_t** windows);
+
+// 64 times the border class of each of `count` output pixels, 0 where there is one for all
+void row_bases(const ConvPlan& p, int64_t first, int64_t count, int32_t* row_base);
 
 // One filter [taps, Lg], every `run` taps concatenated to whole words; run = taps is the form of the windows.
 void pack_filter(const ConvPlan& p, const uint64_t* filter, int64_t run, uint64_t* row);
-
-// Depthwise filters for one (multiplier, tap): slice i of panels.
-void slice_tap(const ConvPlan& p, int64_t i);
-
-// dot [count, ld] of a depthwise convolution, 64 channels a word at once.
-void depthwise_rows(const ConvPlan& p, int64_t first, int64_t count, int32_t* dot);
 
 }  // namespace bnn::cpu

@@ -1,10 +1,15 @@
+#include "cpu/depthwise.h"
+
 #include <algorithm>
 
+#include "bnn/epilogue.h"
 #include "cpu/conv_rows.h"
 #include "cpu/ukernels.h"
 
 namespace bnn::cpu {
 namespace {
+
+constexpr int64_t kStripBytes = 24 * 1024;  // dot products of a strip stay in L1
 
 // 64 counters side by side: bit c of planes[b] is bit b of counter c. Counts up to 2^kPlanes - 1.
 template <int kPlanes>
@@ -67,8 +72,7 @@ void pixel_dots(const ConvPlan& p, const Pixel& px, int32_t* dot) {
   }
 }
 
-}  // namespace
-
+// dot [count, ld]
 void depthwise_rows(const ConvPlan& p, int64_t first, int64_t count, int32_t* dot) {
   const ConvGeometry& g = p.geometry;
   for_each_run(g, first, count, [&](int64_t n, int64_t oh, int64_t ow, int64_t run) {
@@ -83,6 +87,35 @@ void depthwise_rows(const ConvPlan& p, int64_t first, int64_t count, int32_t* do
       }
     }
   });
+}
+
+}  // namespace
+
+void plan_depthwise(ConvPlan& p) {
+  p.ld = words_for(p.geometry.K) * kWordBits;
+  p.strip = std::clamp<int64_t>(kStripBytes / (p.ld * 4), 8, 256);
+}
+
+int64_t depthwise_scratch_words(const ConvPlan& p) { return p.strip * p.ld / 2; }
+
+void slice_tap(const ConvPlan& p, int64_t i) {
+  const ConvGeometry& g = p.geometry;
+  const int64_t m = i / g.taps(), t = i % g.taps();
+  uint64_t* slice = p.panels + i * g.L();
+  std::fill_n(slice, g.L(), uint64_t{0});
+  for (int64_t c = 0; c < g.C; ++c) {
+    const uint64_t bit = p.weight[(c * g.Kg() + m) * g.taps() + t] & 1;
+    slice[c / kWordBits] |= bit << (c % kWordBits);
+  }
+}
+
+void depthwise_conv(const ConvPlan& p, int64_t begin, int64_t end, uint64_t* scratch) {
+  auto* dot = reinterpret_cast<int32_t*>(scratch);
+  for (int64_t first = begin; first < end; first += p.strip) {
+    const int64_t count = std::min(p.strip, end - first);
+    depthwise_rows(p, first, count, dot);
+    store_rows(p.epilogue, {.wide = dot, .ld = p.ld}, {first, count, 0, p.geometry.K});
+  }
 }
 
 }  // namespace bnn::cpu

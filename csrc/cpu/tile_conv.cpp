@@ -273,7 +273,7 @@ void run_block(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, co
         w.starts[i] = tile.image * t.image() + tile.position;
       }
       const PackedPanel packed = packed_panel(p, group * t.panels);
-      const Bounds bounds = bounds_of_panel(p, group * t.panels);
+      const TileBounds bounds = bounds_of_panel(p, group * t.panels);
       ukernels().tile_products({w.bytes + group * g.Cg(),
                                 w.starts,
                                 some,
@@ -287,7 +287,7 @@ void run_block(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, co
                                 g.Kg(),
                                 {packed.codes, packed.groups, bounds.base, bounds.limited, bounds.falling},
                                 packed_bytes(p),
-                                bounds_bytes(p),
+                                TileBounds::bytes(p),
                                 w.dot,
                                 Writer::finished,
                                 writer.job(first, group),

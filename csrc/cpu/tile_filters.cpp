@@ -10,8 +10,6 @@
 namespace bnn::cpu {
 namespace {
 
-int64_t class_count(const ConvPlan& p) { return p.border_sums ? p.rows.size() * p.columns.size() : 1; }
-
 int64_t panel_count(const ConvPlan& p) { return p.geometry.G * p.tiles.panels; }
 
 // The same for every size of images
@@ -58,28 +56,6 @@ FilterWords pack_rows(const ConvPlan& p, const FilterWords& filters, uint64_t* p
   return {packed, steps, filters.filters, steps, filters.place, p.tiles.valid.data(), 0};
 }
 
-// base [classes, 64] = sum over taps inside of w, a filter's +-1: what its products with bits 0 sum to.
-void fill_base(const ConvPlan& p, const int16_t* filter_ones, int16_t* base) {
-  const ConvGeometry& g = p.geometry;
-  const TapRange all_rows{0, g.R}, all_columns{0, g.S};
-  for (int64_t i = 0; i < class_count(p); ++i, base += kWordBits) {
-    const TapRange rows = p.border_sums ? p.rows.inside[i / p.columns.size()] : all_rows;
-    const TapRange columns = p.border_sums ? p.columns.inside[i % p.columns.size()] : all_columns;
-    const int64_t inside = g.Cg() * (rows.end - rows.begin) * (columns.end - columns.begin);
-    constexpr int kAtOnce = 16;  // filters, their sums in registers
-    for (int64_t first = 0; first < kWordBits; first += kAtOnce) {
-      int16_t sum[kAtOnce] = {};
-      for (int64_t r = rows.begin; r < rows.end; ++r) {
-        const int16_t* ones = filter_ones + (r * g.S + columns.begin) * kWordBits + first;
-        for (int64_t s = columns.begin; s < columns.end; ++s, ones += kWordBits) {
-          for (int k = 0; k < kAtOnce; ++k) sum[k] = static_cast<int16_t>(sum[k] + ones[k]);
-        }
-      }
-      for (int k = 0; k < kAtOnce; ++k) base[first + k] = static_cast<int16_t>(inside - 2 * sum[k]);
-    }
-  }
-}
-
 // Whether 32 bits say where each position's words are
 bool words_in_reach(const ConvPlan& p) {
   const int64_t most = std::numeric_limits<int32_t>::max() / (2 * words_for(p.geometry.K));
@@ -87,7 +63,7 @@ bool words_in_reach(const ConvPlan& p) {
 }
 
 // Where a panel's words alone are asked for: base becomes what the rest of a dot product has to be below.
-void limit_base(const ConvPlan& p, int64_t panel, const Bounds& to) {
+void limit_base(const ConvPlan& p, int64_t panel, const TileBounds& to) {
   const ConvGeometry& g = p.geometry;
   constexpr int kMostBits = 16383;  // the rest is up to twice that; limits beyond do no more than the next
   int32_t limits[kWordBits];
@@ -125,31 +101,20 @@ void pack_panel(const ConvPlan& p, int64_t panel, const PackedPanel& to, void* s
 
 }  // namespace
 
-Bounds::Bounds(const ConvPlan& p, Parts& parts)
-    : base(parts.take<int16_t>(class_count(p) * kWordBits)),
-      limited(parts.take<uint8_t>(1)),
-      falling(parts.take<uint64_t>(1)) {}
-
 int64_t packed_bytes(const ConvPlan& p) {
   Parts parts;
   take_packed(p, parts);
   return parts.bytes();
 }
 
-int64_t bounds_bytes(const ConvPlan& p) {
-  Parts parts;
-  static_cast<void>(Bounds(p, parts));
-  return parts.bytes();
-}
-
 // Nobody writes to filters that were packed before.
 PackedPanel packed_panel(const ConvPlan& p, int64_t i) {
-  return packed_at(p, p.packed == nullptr ? p.panels : const_cast<uint64_t*>(p.packed), i);
+  return packed_at(p, p.packed.words == nullptr ? p.panels : const_cast<uint64_t*>(p.packed.words), i);
 }
 
-Bounds bounds_of_panel(const ConvPlan& p, int64_t i) {
-  const int64_t before = p.packed == nullptr ? panel_count(p) * packed_bytes(p) : 0;
-  Parts parts(reinterpret_cast<uint8_t*>(p.panels) + before + i * bounds_bytes(p));
+TileBounds bounds_of_panel(const ConvPlan& p, int64_t i) {
+  const int64_t before = p.packed.words == nullptr ? panel_count(p) * packed_bytes(p) : 0;
+  Parts parts(reinterpret_cast<uint8_t*>(p.panels) + before + i * TileBounds::bytes(p));
   return {p, parts};
 }
 
@@ -174,14 +139,14 @@ void pack_tiles(const ConvPlan& p, uint64_t* packed) {
 }
 
 int64_t tile_panels_words(const ConvPlan& p) {
-  return (p.packed == nullptr ? tile_packed_words(p) : 0) + panel_count(p) * bounds_bytes(p) / 8;
+  return (p.packed.words == nullptr ? tile_packed_words(p) : 0) + panel_count(p) * TileBounds::bytes(p) / 8;
 }
 
 void prepare_tiles(const ConvPlan& p, int64_t panel, uint64_t* scratch) {
   const PackedPanel packed = packed_panel(p, panel);
-  if (p.packed == nullptr) pack_panel(p, panel, packed, scratch);
-  const Bounds bounds = bounds_of_panel(p, panel);
-  fill_base(p, packed.ones, bounds.base);
+  if (p.packed.words == nullptr) pack_panel(p, panel, packed, scratch);
+  const TileBounds bounds = bounds_of_panel(p, panel);
+  sum_inside(p, packed.ones, bounds.base);
   limit_base(p, panel, bounds);
 }
 

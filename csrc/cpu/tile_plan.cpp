@@ -80,7 +80,7 @@ void find_steps(const ConvGeometry& g, TilePlan& t) {
 // a neighbour that keeps the unit busy makes products on it take twice as long.
 double popcount_cost(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
-  const double panels = static_cast<double>(g.G * p.group_panels), words = static_cast<double>(p.row_words);
+  const double panels = static_cast<double>(g.G * ceil_div(g.Kg(), kPanel)), words = static_cast<double>(p.row_words);
   const double classes = p.border_sums ? static_cast<double>(p.rows.size() * p.columns.size()) : 0.0;
   const double filter_words = static_cast<double>(g.K * g.taps() * g.Lg());
   const double shifting = g.Cg() % kWordBits == 0 ? 0.0 : 30.0 * filter_words;  // taps that don't fill words

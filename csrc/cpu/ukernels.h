@@ -109,12 +109,27 @@ inline constexpr int64_t kJobTiles = 32;
 inline constexpr int64_t kTilesTogether = 4;
 inline constexpr int64_t kTogether = 32;  // rows of count_window
 
+// Pixels against a panel. The window of pixel p is `runs` runs of `run` words, from windows[p] on `step` words apart.
+// With its mismatches[k] = popcount(window ^ panel[:, k]) and start[k] = base[row_base[p] + k]
+//   without bits: dot[p * ld + k] = start[k] - 2 mismatches[k]
+//   with bits: bit k of the two bytes at bits + p * bits_step = mismatches[k] > start[k], inverted by that of falling
+struct PanelProducts {
+  const uint64_t* const* windows;  // [pixels]
+  int64_t pixels, runs, run, step;
+  const uint64_t* panel;  // [runs * run, 16]
+  const int32_t* base;
+  const int32_t* row_base;  // [pixels]
+  int32_t* dot;
+  int64_t ld;
+  uint8_t* bits;
+  int64_t bits_step;
+  uint16_t falling;
+};
+
 // One function type per microkernel. Rows have C channels, channels innermost, and are contiguous; L = ceil(C / 64).
 namespace ukernel {
 
-// dot[p * ld + k] = base[p][column + k] - 2 popcount(a[p] ^ panel[:, k]); a [pixels, words], always 16 columns k.
-using bgemm = void(const uint64_t* a, int64_t pixels, int64_t words, const uint64_t* panel, const int32_t* const* base,
-                   int64_t column, int32_t* dot, int64_t ld);
+using bgemm = void(const PanelProducts& q);
 
 // dot[k] = bits - 2 popcount(a ^ w[k]); a [words], w [filters, words]
 using bgemv = void(const uint64_t* a, const uint64_t* w, int64_t words, int64_t filters, int32_t bits, int32_t* dot);

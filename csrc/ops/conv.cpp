@@ -84,9 +84,8 @@ void run_conv_on_cpu(const BinaryConv2d& problem) {
   const int64_t image = cpu::image_words(p), panels = cpu::panels_words(p), need = cpu::scratch_words(p);
   BNN_CHECK(image >= 0, "binary_conv2d", "padding", "small enough to address the padded image",
             text("[", g.pad_h, ", ", g.pad_w, "]"));
-  p.panels = scratch<Slot::call>(panels + image + ceil_div(cpu::base_size(p), 2));
+  p.panels = scratch<Slot::call>(panels + image);
   p.image = reinterpret_cast<char*>(p.panels + panels);
-  p.base = reinterpret_cast<int32_t*>(p.panels + panels + image);
   const int64_t rows = cpu::image_rows(p), units = cpu::filter_units(p);
   if (rows > 0) {
     parallel(rows, image / rows, [&](int64_t begin, int64_t end) { cpu::binary_conv2d_image(p, begin, end); });
@@ -105,8 +104,7 @@ void run_conv(const char* op, const ConvGeometry& geometry, const Tensor& x, con
                        static_cast<const uint64_t*>(x.const_data_ptr()),
                        static_cast<const uint64_t*>(weight.const_data_ptr()),
                        epilogue,
-                       nullptr,
-                       0};
+                       {}};
   run(
       op, x, [&] { run_conv_on_cpu(p); },
       [&](const cuda::Stream& stream) {

@@ -22,10 +22,10 @@ using Int2 = std::vector<int64_t>;
 struct Header {
   int64_t magic, in_channels, K, R, S;
   std::array<int64_t, 2> stride, padding, dilation;
-  int64_t groups, pad_value, rprelu, next_shift;
+  int64_t groups, pad_value, rprelu, next_shift, route;
 };
 constexpr int64_t kHeaderWords = sizeof(Header) / 8;
-constexpr int64_t kMagic = 0x31706572706e6e62;  // bnnprep1
+constexpr int64_t kMagic = 0x32706572706e6e62;  // bnnprep2
 
 Int2 list(const std::array<int64_t, 2>& pair) { return {pair[0], pair[1]}; }
 
@@ -54,18 +54,19 @@ Tensor binary_conv2d_prepare(const Tensor& weight, int64_t in_channels, Int2 str
   for (const auto& [name, pair] : {std::pair("stride", &stride), {"padding", &padding}, {"dilation", &dilation}}) {
     BNN_CHECK(pair->size() == 2, op, name, "two integers", list_text(*pair));
   }
-  const Header header{kMagic,
-                      in_channels,
-                      weight.size(0),
-                      weight.size(1),
-                      weight.size(2),
-                      {stride[0], stride[1]},
-                      {padding[0], padding[1]},
-                      {dilation[0], dilation[1]},
-                      groups,
-                      pad_value,
-                      rprelu ? 1 : 0,
-                      next_shift ? 1 : 0};
+  Header header{kMagic,
+                in_channels,
+                weight.size(0),
+                weight.size(1),
+                weight.size(2),
+                {stride[0], stride[1]},
+                {padding[0], padding[1]},
+                {dilation[0], dilation[1]},
+                groups,
+                pad_value,
+                rprelu ? 1 : 0,
+                next_shift ? 1 : 0,
+                0};
   // An image that the filter just fits into: sizes are the calls' business.
   const auto reach = [&](int i, int64_t filter) { return dilation[i] * (filter - 1) + 1; };
   const ConvGeometry g = geometry_of(op, weight, header, {1, reach(0, header.R), reach(1, header.S)});
@@ -74,7 +75,9 @@ Tensor binary_conv2d_prepare(const Tensor& weight, int64_t in_channels, Int2 str
   Epilogue e;
   set_factors(op, {scale, bias, rprelu, next_shift}, weight, g.K, e, held);
   const Parts parts(header, g);
-  const Tensor out = empty({parts.packed + cpu::packed_words(g)}, ScalarType::Long, weight);
+  const cpu::PackedFilters packed = cpu::packed_filters(g);
+  header.route = static_cast<int64_t>(packed.route);
+  const Tensor out = empty({parts.packed + packed.size}, ScalarType::Long, weight);
   auto* words = static_cast<uint64_t*>(out.mutable_data_ptr());
   std::memset(words, 0, static_cast<size_t>(out.numel()) * sizeof(uint64_t));
   std::memcpy(words, &header, sizeof(header));
@@ -86,7 +89,7 @@ Tensor binary_conv2d_prepare(const Tensor& weight, int64_t in_channels, Int2 str
   put(e.bias, g.K);
   if (rprelu) put(e.rprelu, 3 * g.K);
   if (next_shift) put(e.next_shift, g.K);
-  cpu::pack_filters({g, nullptr, words + parts.weight, {}, nullptr, 0}, words + parts.packed);
+  cpu::pack_filters({g, nullptr, words + parts.weight, {}, {}}, words + parts.packed);
   return out;
 }
 
@@ -105,6 +108,8 @@ std::tuple<Tensor, Tensor> binary_conv2d_prepared(const Tensor& x, const Tensor&
   std::memcpy(&header, data, sizeof(header));
   BNN_CHECK(header.magic == kMagic, op, "prepared", "what binary_conv2d_prepare returns", "another tensor");
   BNN_CHECK((header.rprelu | header.next_shift | 1) == 1, op, "prepared", "of flags 0 or 1", "others");
+  BNN_CHECK(header.route >= 0 && header.route <= static_cast<int64_t>(cpu::Route::tiles), op, "prepared",
+            "of a route that there is", text(header.route));
   check_words(op, "x", x, header.in_channels, 4, x);
   const ConvGeometry g = geometry_of(op, x, header, {x.size(0), x.size(1), x.size(2)});
   BNN_CHECK(shape == (std::vector<int64_t>{g.K, g.OH, g.OW}), op, "shape",
@@ -120,8 +125,12 @@ std::tuple<Tensor, Tensor> binary_conv2d_prepared(const Tensor& x, const Tensor&
   if (header.rprelu != 0) e.rprelu = factors + 2 * g.K;
   if (header.next_shift != 0) e.next_shift = factors + (2 + 3 * header.rprelu) * g.K;
   const Tensor pixels = dense(x);
-  run_conv_on_cpu(
-      {g, static_cast<const uint64_t*>(pixels.const_data_ptr()), data + parts.weight, e, data + parts.packed, packed});
+  const auto route = static_cast<cpu::Route>(header.route);
+  run_conv_on_cpu({g,
+                   static_cast<const uint64_t*>(pixels.const_data_ptr()),
+                   data + parts.weight,
+                   e,
+                   {route, data + parts.packed, packed}});
   return {out.stream, out.words};
 }
 

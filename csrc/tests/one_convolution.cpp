@@ -25,14 +25,12 @@ T* aligned(std::vector<T>& v, int64_t size) {
 
 struct Memory {
   std::vector<uint64_t> image, panels, scratch;
-  std::vector<int32_t> base;
 };
 
 extern "C" __attribute__((noinline)) std::string_view counted(const BinaryConv2d& problem, Memory& memory) {
   cpu::ConvPlan p = cpu::binary_conv2d_plan(problem);
   p.image = reinterpret_cast<char*>(aligned(memory.image, cpu::image_words(p)));
   p.panels = aligned(memory.panels, cpu::panels_words(p));
-  p.base = aligned(memory.base, cpu::base_size(p));
   uint64_t* scratch = aligned(memory.scratch, cpu::scratch_words(p));
   cpu::binary_conv2d_image(p, 0, cpu::image_rows(p));
   cpu::binary_conv2d_filters(p, 0, cpu::filter_units(p), scratch);
@@ -64,16 +62,18 @@ int main(int argc, char** argv) {
   Epilogue e;
   e.kind = Epilogue::Kind::fused;
   e.channels = g.K, e.scale = scale.data(), e.bias = bias.data(), e.words = out.data();
-  BinaryConv2d problem{g, x.data(), weight.data(), e};
+  BinaryConv2d problem{g, x.data(), weight.data(), e, {}};
   Memory memory;
   if (argc == 6) {
     const std::string_view route = counted(problem, memory);
     return std::printf("%.*s\n", static_cast<int>(route.size()), route.data()), 0;
   }
-  std::vector<uint64_t> packed(static_cast<size_t>(cpu::packed_words(g)));
+  cpu::PackedFilters before = cpu::packed_filters(g);
+  std::vector<uint64_t> packed(static_cast<size_t>(before.size));
   cpu::pack_filters(problem, packed.data());
-  for (const int64_t words : {int64_t{0}, static_cast<int64_t>(packed.size())}) {
-    problem.packed = packed.data(), problem.packed_size = words;
+  before.words = packed.data();
+  for (const cpu::PackedFilters& filters : {cpu::PackedFilters{}, before}) {
+    problem.packed = filters;
     double least = 1e30;
     std::string_view route;
     for (int64_t round = std::atoll(argv[7]); round > 0; --round) {
@@ -83,7 +83,7 @@ int main(int argc, char** argv) {
     }
     const double macs = static_cast<double>(g.pixels() * g.K * g.taps() * g.C);
     std::printf("%.*s%s %.1f us %.0f GMAC/s\n", static_cast<int>(route.size()), route.data(),
-                words > 0 ? ", filters packed before," : "", 1e6 * least, macs / least / 1e9);
+                filters.words != nullptr ? ", filters packed before," : "", 1e6 * least, macs / least / 1e9);
   }
   return 0;
 }

@@ -59,15 +59,39 @@ bool same(const Elements& a, const Elements& b) {
 }
 
 bool check(ukernel::bgemm* f, ukernel::bgemm* truth) {
-  const int64_t pixels = up_to(20), n = 1 + up_to(80), ld = 16 + up_to(40), column = up_to(9);
-  const auto a = words(pixels * n), panel = words(n * kPanel);
-  const auto table = integers(2 * (column + kPanel));
-  std::vector<const int32_t*> base;
-  for (int64_t p = 0; p < pixels; ++p) base.push_back(table.data() + up_to(1) * (column + kPanel));
+  const int64_t pixels = up_to(20), runs = 1 + up_to(3), run = 1 + up_to(40), step = run + up_to(3);
+  const int64_t ld = 16 + up_to(40), bits_step = 2 + up_to(9);
+  const auto a = words(pixels * runs * step), panel = words(runs * run * kPanel);
+  const auto base = integers(2 * kPanel);
+  std::vector<const uint64_t*> windows;
+  std::vector<int32_t> row_base;
+  for (int64_t p = 0; p < pixels; ++p) {
+    windows.push_back(a.data() + p * runs * step);
+    row_base.push_back(static_cast<int32_t>(up_to(kPanel)));
+  }
   std::vector<int32_t> x(static_cast<size_t>(pixels * ld)), y = x;
-  f(a.data(), pixels, n, panel.data(), base.data(), column, x.data(), ld);
-  truth(a.data(), pixels, n, panel.data(), base.data(), column, y.data(), ld);
-  return x == y;
+  std::vector<uint8_t> u(static_cast<size_t>(pixels * bits_step)), v = u;
+  PanelProducts q{windows.data(),
+                  pixels,
+                  runs,
+                  run,
+                  step,
+                  panel.data(),
+                  base.data(),
+                  row_base.data(),
+                  x.data(),
+                  ld,
+                  nullptr,
+                  bits_step,
+                  static_cast<uint16_t>(up_to(0xffff))};
+  f(q);
+  q.bits = u.data();
+  f(q);
+  q.dot = y.data(), q.bits = nullptr;
+  truth(q);
+  q.bits = v.data();
+  truth(q);
+  return x == y && u == v;
 }
 
 bool check(ukernel::bgemv* f, ukernel::bgemv* truth) {

@@ -8,7 +8,7 @@ import torch
 from inputs import bits_equal, floats, rng, words
 from shapes import CONVS
 
-from bnn import ops
+from bnn import isa, ops
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ def test_matrices_and_pooling(endpoint_isa, threads):
 
     def run() -> list[torch.Tensor]:
         pooled = ops.multires_pool2d(image, [(1, 1), (4, 5), (13, 2)])
-        back = torch.ops.bnn.multires_pool2d_backward(pooled, 27, 31)
-        return [ops.binary_linear(x, weight, 1000), *pooled, back]
+        results = [ops.binary_linear(x, weight, 1000), *pooled]
+        if isa.current() != "reference":  # there it's a matrix product of torch's, whose sums depend on threads
+            results.append(torch.ops.bnn.multires_pool2d_backward(pooled, 27, 31))
+        return results
 
     assert all(bits_equal(a, b) for a, b in zip(under(1, run), under(3, run), strict=True))

@@ -28,60 +28,88 @@ inline __m256i popcount_bytes(__m256i v) {
 // Four 64-bit sums of bytes
 inline __m256i sum_bytes(__m256i v) { return _mm256_sad_epu8(v, _mm256_setzero_si256()); }
 
-// P pixels x 8 filters (half a panel): 2 P byte accumulators.
+// Counts of P pixels x 8 filters (half a panel) on their way from byte counters to 64-bit sums
 template <int P>
-void half_tile(const uint64_t* a, int64_t words, const uint64_t* panel, const int32_t* const* base, int64_t column,
-               int32_t* dot, int64_t ld) {
-  __m256i sums[P][2];
+struct Counts {
+  __m256i bytes[P][2], sums[P][2];
+
+  Counts() {
 #pragma GCC unroll 4
-  for (int p = 0; p < P; ++p) sums[p][0] = sums[p][1] = _mm256_setzero_si256();
-  for (int64_t start = 0; start < words; start += kFlush) {
-    __m256i bytes[P][2];
+    for (int p = 0; p < P; ++p) bytes[p][0] = bytes[p][1] = sums[p][0] = sums[p][1] = _mm256_setzero_si256();
+  }
+
+  void flush() {
 #pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) bytes[p][0] = bytes[p][1] = _mm256_setzero_si256();
-    const int64_t end = std::min(words, start + kFlush);
-    for (int64_t j = start; j < end; ++j) {
-      const __m256i w0 = load(panel + j * kPanel), w1 = load(panel + j * kPanel + 4);
-#pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) {
-        const __m256i v = _mm256_set1_epi64x(static_cast<int64_t>(a[p * words + j]));
-        bytes[p][0] = _mm256_add_epi8(bytes[p][0], popcount_bytes(_mm256_xor_si256(v, w0)));
-        bytes[p][1] = _mm256_add_epi8(bytes[p][1], popcount_bytes(_mm256_xor_si256(v, w1)));
-      }
-    }
-#pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) {
-      sums[p][0] = _mm256_add_epi64(sums[p][0], sum_bytes(bytes[p][0]));
-      sums[p][1] = _mm256_add_epi64(sums[p][1], sum_bytes(bytes[p][1]));
+    for (int i = 0; i < 2 * P; ++i) {
+      sums[i / 2][i % 2] = _mm256_add_epi64(sums[i / 2][i % 2], sum_bytes(bytes[i / 2][i % 2]));
+      bytes[i / 2][i % 2] = _mm256_setzero_si256();
     }
   }
-  const __m256i in_order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+
+  // Counts are below 2^32: the second four move into the odd halves of the first.
+  __m256i of_pixel(int p) const {
+    const __m256i in_order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+    const __m256i both = _mm256_or_si256(sums[p][0], _mm256_slli_epi64(sums[p][1], 32));
+    return _mm256_permutevar8x32_epi32(both, in_order);
+  }
+};
+
+// Filters [8 half, 8 half + 8) of the panel
+template <int P>
+void half_tile(const PanelProducts& q, int64_t first, int half) {
+  const uint64_t* a[P];
+#pragma GCC unroll 4
+  for (int p = 0; p < P; ++p) a[p] = q.windows[first + p];
+  const uint64_t* w = q.panel + 8 * half;
+  Counts<P> counts;
+  int64_t room = kFlush;
+  for (int64_t r = 0; r < q.runs; ++r) {
+    for (int64_t j = 0; j < q.run;) {
+      const int64_t end = std::min(q.run, j + room);
+      room -= end - j;
+      for (; j < end; ++j, w += kPanel) {
+        const __m256i w0 = load(w), w1 = load(w + 4);
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p) {
+          const __m256i v = _mm256_set1_epi64x(static_cast<int64_t>(a[p][j]));
+          counts.bytes[p][0] = _mm256_add_epi8(counts.bytes[p][0], popcount_bytes(_mm256_xor_si256(v, w0)));
+          counts.bytes[p][1] = _mm256_add_epi8(counts.bytes[p][1], popcount_bytes(_mm256_xor_si256(v, w1)));
+        }
+      }
+      if (room > 0) continue;
+      counts.flush();
+      room = kFlush;
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) a[p] += q.step;
+  }
+  counts.flush();
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p) {
-    // Counts are below 2^32: the second four move into the odd halves of the first.
-    const __m256i both = _mm256_or_si256(sums[p][0], _mm256_slli_epi64(sums[p][1], 32));
-    const __m256i mismatches = _mm256_permutevar8x32_epi32(both, in_order);
-    const __m256i out = _mm256_sub_epi32(load(base[p] + column), _mm256_slli_epi32(mismatches, 1));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(dot + p * ld), out);
+    const int64_t pixel = first + p;
+    const __m256i mismatches = counts.of_pixel(p), start = load(q.base + q.row_base[pixel] + 8 * half);
+    if (q.bits != nullptr) {
+      const int more = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(mismatches, start)));
+      q.bits[pixel * q.bits_step + half] = static_cast<uint8_t>(more ^ q.falling >> 8 * half);
+    } else {
+      auto* dot = reinterpret_cast<__m256i*>(q.dot + pixel * q.ld + 8 * half);
+      _mm256_storeu_si256(dot, _mm256_sub_epi32(start, _mm256_slli_epi32(mismatches, 1)));
+    }
   }
 }
 
 template <int P>
-inline void tile(const uint64_t* a, int64_t words, const uint64_t* panel, const int32_t* const* base, int64_t column,
-                 int32_t* dot, int64_t ld) {
-  half_tile<P>(a, words, panel, base, column, dot, ld);
-  half_tile<P>(a, words, panel + 8, base, column + 8, dot + 8, ld);
+inline void tile(const PanelProducts& q, int64_t first) {
+  half_tile<P>(q, first, 0);
+  half_tile<P>(q, first, 1);
 }
 
 }  // namespace
 
-void bgemm(const uint64_t* a, int64_t pixels, int64_t words, const uint64_t* panel, const int32_t* const* base,
-           int64_t column, int32_t* dot, int64_t ld) {
+void bgemm(const PanelProducts& q) {
   int64_t p = 0;
-  for (; p + kTile <= pixels; p += kTile) {
-    tile<kTile>(a + p * words, words, panel, base + p, column, dot + p * ld, ld);
-  }
-  if (p < pixels) tile<1>(a + p * words, words, panel, base + p, column, dot + p * ld, ld);
+  for (; p + kTile <= q.pixels; p += kTile) tile<kTile>(q, p);
+  if (p < q.pixels) tile<1>(q, p);
 }
 
 void bgemv(const uint64_t* a, const uint64_t* w, int64_t words, int64_t filters, int32_t bits, int32_t* dot) {

@@ -1,6 +1,6 @@
 #include <immintrin.h>
 
-#include <algorithm>
+#include <cstring>
 
 #include "cpu/target.h"
 #include "cpu/ukernels.h"
@@ -17,44 +17,64 @@ inline __m512i minus_twice(__m512i base, __m512i mismatches) {
 }
 
 // P pixels x 16 filters: 2 P accumulators, two panel words and one pixel word in registers.
-template <int P>
-void tile(const uint64_t* a, int64_t words, const uint64_t* panel, const int32_t* const* base, int64_t column,
-          int32_t* dot, int64_t ld) {
+template <bool kBits, int P>
+void tile(const PanelProducts& q, int64_t first) {
+  const uint64_t* a[P];
   __m512i low[P], high[P];
 #pragma GCC unroll 8
-  for (int p = 0; p < P; ++p) low[p] = high[p] = _mm512_setzero_si512();
-  for (int64_t j = 0; j < words; ++j) {
-    const __m512i w0 = _mm512_loadu_si512(panel + j * kPanel);
-    const __m512i w1 = _mm512_loadu_si512(panel + j * kPanel + 8);
+  for (int p = 0; p < P; ++p) {
+    a[p] = q.windows[first + p];
+    low[p] = high[p] = _mm512_setzero_si512();
+  }
+  const uint64_t* w = q.panel;
+  for (int64_t start = 0, r = q.runs; r > 0; --r, start += q.step) {
+    const int64_t end = start + q.run;
+    for (int64_t j = start; j < end; ++j, w += kPanel) {
+      const __m512i w0 = _mm512_loadu_si512(w), w1 = _mm512_loadu_si512(w + 8);
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) {
-      const __m512i v = _mm512_set1_epi64(static_cast<int64_t>(a[p * words + j]));
-      low[p] = _mm512_add_epi64(low[p], _mm512_popcnt_epi64(_mm512_xor_si512(v, w0)));
-      high[p] = _mm512_add_epi64(high[p], _mm512_popcnt_epi64(_mm512_xor_si512(v, w1)));
+      for (int p = 0; p < P; ++p) {
+        const __m512i v = _mm512_set1_epi64(static_cast<int64_t>(a[p][j]));
+        low[p] = _mm512_add_epi64(low[p], _mm512_popcnt_epi64(_mm512_xor_si512(v, w0)));
+        high[p] = _mm512_add_epi64(high[p], _mm512_popcnt_epi64(_mm512_xor_si512(v, w1)));
+      }
     }
   }
   // The even 32-bit halves of both accumulators: 16 counts.
   const __m512i halves = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const int32_t *base = q.base, *row_base = q.row_base + first;
+  const int64_t step = kBits ? q.bits_step : q.ld;
+  [[maybe_unused]] const unsigned falling = q.falling;
+  [[maybe_unused]] uint8_t* bits = q.bits + first * step;
+  [[maybe_unused]] int32_t* dot = q.dot + first * step;
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
     const __m512i mismatches = _mm512_permutex2var_epi32(low[p], halves, high[p]);
-    _mm512_storeu_si512(dot + p * ld, minus_twice(_mm512_loadu_si512(base[p] + column), mismatches));
+    const __m512i start = _mm512_loadu_si512(base + row_base[p]);
+    if constexpr (kBits) {
+      const auto more = static_cast<uint16_t>(_mm512_cmpgt_epi32_mask(mismatches, start) ^ falling);
+      std::memcpy(bits, &more, sizeof(more));
+      bits += step;
+    } else {
+      _mm512_storeu_si512(dot, minus_twice(start, mismatches));
+      dot += step;
+    }
   }
 }
 
-using tile_fn = void(const uint64_t*, int64_t, const uint64_t*, const int32_t* const*, int64_t, int32_t*, int64_t);
-constexpr tile_fn* kTiles[kTile] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>};
+using tile_fn = void(const PanelProducts& q, int64_t first);
+
+template <bool kBits>
+void panel_products(const PanelProducts& q) {
+  constexpr tile_fn* kRest[kTile] = {nullptr,        tile<kBits, 1>, tile<kBits, 2>, tile<kBits, 3>,
+                                     tile<kBits, 4>, tile<kBits, 5>, tile<kBits, 6>, tile<kBits, 7>};
+  int64_t p = 0;
+  for (; p + kTile <= q.pixels; p += kTile) tile<kBits, kTile>(q, p);
+  if (p < q.pixels) kRest[q.pixels - p](q, p);
+}
 
 }  // namespace
 
-void bgemm(const uint64_t* a, int64_t pixels, int64_t words, const uint64_t* panel, const int32_t* const* base,
-           int64_t column, int32_t* dot, int64_t ld) {
-  int64_t p = 0;
-  for (; p + kTile <= pixels; p += kTile) {
-    tile<kTile>(a + p * words, words, panel, base + p, column, dot + p * ld, ld);
-  }
-  if (p < pixels) kTiles[pixels - p](a + p * words, words, panel, base + p, column, dot + p * ld, ld);
-}
+void bgemm(const PanelProducts& q) { q.bits != nullptr ? panel_products<true>(q) : panel_products<false>(q); }
 
 void bgemv(const uint64_t* a, const uint64_t* w, int64_t words, int64_t filters, int32_t bits, int32_t* dot) {
   for (int64_t k = 0; k < filters; ++k, w += words) {

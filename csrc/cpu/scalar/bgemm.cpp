@@ -1,15 +1,30 @@
+#include <cstring>
+
 #include "cpu/ukernels.h"
 
 namespace bnn::cpu::scalar {
 
-void bgemm(const uint64_t* a, int64_t pixels, int64_t words, const uint64_t* panel, const int32_t* const* base,
-           int64_t column, int32_t* dot, int64_t ld) {
-  for (int64_t p = 0; p < pixels; ++p) {
-    int32_t mismatches[kPanel] = {};
-    for (int64_t j = 0; j < words; ++j) {
-      for (int k = 0; k < kPanel; ++k) mismatches[k] += popcount(a[p * words + j] ^ panel[j * kPanel + k]);
+void bgemm(const PanelProducts& q) {
+  for (int64_t p = 0; p < q.pixels; ++p) {
+    uint32_t mismatches[kPanel] = {};
+    const uint64_t *a = q.windows[p], *w = q.panel;
+    for (int64_t r = 0; r < q.runs; ++r, a += q.step) {
+      for (int64_t j = 0; j < q.run; ++j, w += kPanel) {
+        for (int k = 0; k < kPanel; ++k) mismatches[k] += static_cast<uint32_t>(popcount(a[j] ^ w[k]));
+      }
     }
-    for (int k = 0; k < kPanel; ++k) dot[p * ld + k] = base[p][column + k] - 2 * mismatches[k];
+    const int32_t* start = q.base + q.row_base[p];
+    if (q.bits == nullptr) {
+      for (int k = 0; k < kPanel; ++k) {
+        q.dot[p * q.ld + k] = static_cast<int32_t>(static_cast<uint32_t>(start[k]) - 2 * mismatches[k]);
+      }
+      continue;
+    }
+    uint16_t bits = q.falling;
+    for (int k = 0; k < kPanel; ++k) {
+      bits ^= static_cast<uint16_t>((static_cast<int32_t>(mismatches[k]) > start[k] ? 1 : 0) << k);
+    }
+    std::memcpy(q.bits + p * q.bits_step, &bits, sizeof(bits));
   }
 }
 

@@ -11,14 +11,28 @@
 
 namespace bnn {
 
+namespace cpu {
+
+// Bits and popcounts, or bytes on a matrix unit; automatic: what is expected to be faster on the current ISA.
+enum class Route : uint8_t { automatic, popcount, tiles };
+
+// Filters in the order in which a route reads them, by pack_filters; used only where it is the one taken. automatic:
+// there are none.
+struct PackedFilters {
+  Route route = Route::automatic;
+  const uint64_t* words = nullptr;
+  int64_t size = 0;  // words
+};
+
+}  // namespace cpu
+
 // Output rows are pixels of [N, OH, OW]; they leave through the epilogue.
 struct BinaryConv2d {
   ConvGeometry geometry;
   const uint64_t* x = nullptr;       // [N, H, W, L]
   const uint64_t* weight = nullptr;  // [K, R, S, Lg]
   Epilogue epilogue;
-  const uint64_t* packed = nullptr;  // weight by cpu::pack_filters, or null ...
-  int64_t packed_size = 0;           // ... words; used only where they are as many as this CPU wants
+  cpu::PackedFilters packed;
 };
 
 namespace cpu {
@@ -39,28 +53,25 @@ struct BorderClasses {
 struct ConvPlan : BinaryConv2d {
   BorderClasses rows, columns;
   int64_t row_words = 0;     // words of one filter window, taps concatenated without gaps
-  int64_t group_panels = 0;  // panels of 16 filters per group
+  int64_t chunks = 0;        // of 64 filters per group
   int64_t ld = 0;            // columns of the dot product scratch, with room for the last panel's overhang
   int64_t strip = 0;         // output pixels per strip
-  int64_t pixel_bytes = 0;   // of the image copy: ceil(C / 8) where that keeps groups on bytes, else 8 L; 0: x as it is
+  int64_t pixel_bytes = 0;   // of the image: ceil(C / 8) where that keeps groups on bytes, else 8 L
+  bool copied = false;       // the image is a copy; else it is x
+  bool gathered = false;     // windows are made up of an image's bits; else rows of the image are rows of windows
   bool border_sums = false;  // base depends on the class
   TilePlan tiles;            // the way over bytes, if taken
 
   bool tiled() const { return tiles.rows > 0; }
 
   // Workspace, brought by the caller
-  char* image = nullptr;       // [N, H + 2 pad, W + 2 pad, pixel_bytes], filled with the bits of pad_value outside
-  uint64_t* panels = nullptr;  // [G, group_panels, row_words, 16]; depthwise: slices [K / C, taps, L];
-                               // tiles: see tile_conv.cpp
-  int32_t* base = nullptr;     // [row classes, column classes, ld], one class without border_sums
+  char* image = nullptr;  // [N, H + 2 pad, W + 2 pad, pixel_bytes], filled with the bits of pad_value outside
+  uint64_t* panels =
+      nullptr;  // of filters, see popcount_conv.cpp, tile_filters.cpp; depthwise: slices [K / C, taps, L]
 };
 
-// Bits and popcounts, or bytes on a matrix unit; automatic: what is expected to be faster on the current ISA.
-enum class Route : uint8_t { automatic, popcount, tiles };
-
-// Filters in the order in which a matrix unit reads them, for calls to come: words, 0 where this CPU has no use for
-// that.
-int64_t packed_words(const ConvGeometry& g);
+// Filters as this CPU reads them, for calls to come with images of any size: what they take, and into size words
+PackedFilters packed_filters(const ConvGeometry& g);
 void pack_filters(const BinaryConv2d& problem, uint64_t* packed);
 
 // Sizes and border classes. Allocates; everything after it works in memory that the caller brings.
@@ -71,10 +82,9 @@ std::string_view binary_conv2d_route(const ConvPlan& p);
 
 int64_t image_rows(const ConvPlan& p);    // rows of the image copy, 0 where there is none
 int64_t image_words(const ConvPlan& p);   // with slack for reads past the end; -1: too large to count
-int64_t filter_units(const ConvPlan& p);  // panels or slices
+int64_t filter_units(const ConvPlan& p);  // 64 filters or slices
 int64_t pixel_words(const ConvPlan& p);   // of filters that an output pixel meets
 int64_t panels_words(const ConvPlan& p);
-int64_t base_size(const ConvPlan& p);      // int32 elements
 int64_t scratch_words(const ConvPlan& p);  // per thread
 
 void binary_conv2d_image(const ConvPlan& p, int64_t row_begin, int64_t row_end);
