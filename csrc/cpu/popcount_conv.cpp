@@ -1,6 +1,8 @@
 #include "cpu/popcount_conv.h"
 
 #include <algorithm>
+#include <cstring>
+#include <limits>
 #include <vector>
 
 #include "bnn/epilogue.h"
@@ -154,6 +156,7 @@ void limit_base(const ConvPlan& p, const ChunkFilters& filters, const PopcountBo
     for (int k = 0; k < kWordBits; ++k) {
       base[k] = static_cast<int32_t>(static_cast<uint32_t>(base[k]) - static_cast<uint32_t>(limits[k])) >> 1;
     }
+    std::fill(base + filters.count, base + kWordBits, std::numeric_limits<int32_t>::max());  // tail bits are 0
   }
 }
 
@@ -210,6 +213,9 @@ class Strip {
     const PopcountBounds bounds = bounds_of_chunk(p_, chunk);
     const bool limited = *bounds.limited != 0;
     auto* words = reinterpret_cast<uint8_t*>(p_.epilogue.words) + first_ * products_.bits_step + filters.first / 8;
+    if (limited && filters.panels() < kChunkPanels) {
+      for (int64_t p = 0; p < products_.pixels; ++p) std::memset(words + p * products_.bits_step, 0, 8);
+    }
     // Groups ascend: what a group's last panel writes beyond its filters is overwritten by the next group.
     int32_t* dot = w_.dot + (by_chunks ? 0 : filters.first);
     for (int64_t panel = 0; panel < filters.panels(); ++panel) {

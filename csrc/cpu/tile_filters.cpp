@@ -69,7 +69,7 @@ void limit_base(const ConvPlan& p, int64_t panel, const TileBounds& to) {
   int32_t limits[kWordBits];
   int16_t within[kWordBits];
   const int64_t channel = panel / p.tiles.panels * g.Kg() + panel % p.tiles.panels * kWordBits;
-  const bool may = words_in_reach(p) && g.bits() <= kMostBits;
+  const bool may = g.K % kWordBits == 0 && words_in_reach(p) && g.bits() <= kMostBits;
   *to.limited = may && ukernels().sign_limits(p.epilogue, channel, limits, to.falling);
   if (*to.limited == 0) return;
   for (int k = 0; k < kWordBits; ++k) {

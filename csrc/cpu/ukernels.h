@@ -150,8 +150,8 @@ using ste_residue_backward = void(ConstSpan grad, const void* residue, Surrogate
 using epilogue_scaled = void(const Epilogue& e, const Dots& dots, const OutputPart& part);
 using epilogue_fused = void(const Epilogue& e, const Dots& dots, const OutputPart& part);
 
-// Where words alone are asked for: limits [64] of channels from c on such that bit = (dot < limit) ^ bit of falling.
-// False if there are none.
+// Where words alone are asked for: limits [64] of channels from c on such that bit = (dot < limit) ^ bit of falling,
+// anything with a falling of 0 past the last one. False if there are none.
 using sign_limits = bool(const Epilogue& e, int64_t c, int32_t* limits, uint64_t* falling);
 
 // sum[i] += x[i]

@@ -283,24 +283,26 @@ bool check_signs(ukernel::epilogue_fused* f, ukernel::epilogue_fused* truth) {
 // where signs change between integers that float32 holds.
 bool check(ukernel::sign_limits* f, ukernel::sign_limits* truth) {
   constexpr int32_t kAround = 4;
-  std::vector<float> scale(kWordBits), bias(kWordBits), shift(kWordBits);
-  for (int k = 0; k < kWordBits; ++k) {
+  const int64_t channels = up_to(1) == 0 ? kWordBits : 1 + up_to(kWordBits - 1);
+  std::vector<float> scale(channels), bias(channels), shift(channels);
+  for (int64_t k = 0; k < channels; ++k) {
     scale[k] = 0.01f * static_cast<float>(1 + up_to(200)) * (up_to(1) == 0 ? 1.0f : -1.0f);
     bias[k] = 0.25f * static_cast<float>(up_to(400) - 200);
     shift[k] = 0.5f * static_cast<float>(up_to(8) - 4);
   }
   Epilogue e;
-  e.kind = Epilogue::Kind::fused, e.channels = kWordBits;
+  e.kind = Epilogue::Kind::fused, e.channels = channels;
   e.scale = scale.data(), e.bias = bias.data(), e.next_shift = up_to(1) == 0 ? shift.data() : nullptr;
   uint64_t word = 0, falling = 0;
   e.words = &word;
   int32_t limits[kWordBits];
   if (!f(e, 0, limits, &falling)) return f == truth;
+  if ((falling & ~low_bits(channels)) != 0) return false;
   for (int32_t d = -kAround; d <= kAround; ++d) {
     int32_t dot[kWordBits];
     for (int k = 0; k < kWordBits; ++k) dot[k] = limits[k] + d;
-    scalar::epilogue_fused(e, {.wide = dot, .ld = kWordBits}, {0, 1, 0, kWordBits});
-    if (word != (d < 0 ? ~falling : falling)) return false;
+    scalar::epilogue_fused(e, {.wide = dot, .ld = kWordBits}, {0, 1, 0, channels});
+    if (word != ((d < 0 ? ~falling : falling) & low_bits(channels))) return false;
   }
   return true;
 }

@@ -53,11 +53,25 @@ struct Sign {
 
   Sign(const Epilogue& e, int64_t c) {
 #pragma GCC unroll 8
+    for (int i = 0; i < kParts; ++i) load(e, c + i * Vec::kLanes, i, Full{});
+  }
+
+  // A word of which there are only `channels`: the others are 1 times the dot product
+  Sign(const Epilogue& e, int64_t c, int64_t channels) {
     for (int i = 0; i < kParts; ++i) {
-      scale[i] = Vec::load(e.scale + c + i * Vec::kLanes, Full{});
-      bias[i] = Vec::load(e.bias + c + i * Vec::kLanes, Full{});
-      shift[i] = e.next_shift == nullptr ? Vec::all(0.0f) : Vec::load(e.next_shift + c + i * Vec::kLanes, Full{});
+      scale[i] = Vec::all(1.0f), bias[i] = shift[i] = Vec::all(0.0f);
+      const auto n = static_cast<int>(std::clamp<int64_t>(channels - i * Vec::kLanes, 0, Vec::kLanes));
+      if (n == 0) continue;
+      load(e, c + i * Vec::kLanes, i, n);
+      scale[i] = Vec::select(low_bits(n), Vec::all(1.0f), scale[i]);
     }
+  }
+
+  template <class N>
+  void load(const Epilogue& e, int64_t c, int i, N n) {
+    scale[i] = Vec::load(e.scale + c, n);
+    bias[i] = Vec::load(e.bias + c, n);
+    shift[i] = e.next_shift == nullptr ? Vec::all(0.0f) : Vec::load(e.next_shift + c, n);
   }
 
   uint64_t negative(int part, Vec::F dot) const {
@@ -94,8 +108,8 @@ inline bool words_alone(const Epilogue& e) {
 }
 
 bool sign_limits(const Epilogue& e, int64_t c, int32_t* limits, uint64_t* falling) {
-  return e.kind == Epilogue::Kind::fused && words_alone(e) && e.channels % kWordBits == 0 &&
-         find_limits(Sign(e, c), limits, *falling);
+  if (e.kind != Epilogue::Kind::fused || !words_alone(e)) return false;
+  return find_limits(Sign(e, c, std::min<int64_t>(kWordBits, e.channels - c)), limits, *falling);
 }
 
 // words[r * step] = start, turned by bits(row r)
