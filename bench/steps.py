@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     with torch.inference_mode():
         for _ in range(args.rounds):
             before = time.perf_counter()
-            for _, mine in zip(_program.walk(network.steps, network.layers, x), times, strict=True):
+            for _, mine in zip(_program.walk(network.links, network.layers, x), times, strict=True):
                 now = time.perf_counter()
                 mine.append(1e6 * (now - before))
                 before = now

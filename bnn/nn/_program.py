@@ -8,6 +8,7 @@ exist, so a program from a file can name nothing else.
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -131,25 +132,45 @@ def head_entry(steps: list[dict]) -> dict | None:
     return {"m": args["samples"], "seed": args["seed"]} if steps[-1]["kind"] == "VariationalHead" else None
 
 
-def walk(steps: list[dict], layers: nn.ModuleDict, x: Tensor) -> Iterator[tuple[dict, Tensor | tuple[Tensor, Tensor]]]:
-    """Execute the program; every step with its result. A value is dropped after its last use."""
-    values = {INPUT: x}
-    last = {name: i for i, step in enumerate(steps) for name in step["inputs"]}
+class Link(NamedTuple):
+    """A step with places instead of names; words are bound to the place after `output`."""
+
+    step: dict
+    is_layer: bool
+    inputs: list[int]
+    output: int
+    unused: list[int]  # from here on
+
+
+def link(steps: list[dict]) -> list[Link]:
+    """What `walk` executes."""
+    place = {INPUT: 0}
     for i, step in enumerate(steps):
-        inputs = [values[name] for name in step["inputs"]]
-        name, kind = step["name"], step["kind"]
-        result = layers[name](*inputs) if kind in LAYERS else FUNCTIONS[kind](*inputs, **step["args"])
+        place |= {step["name"]: 2 * i + 1, step["name"] + WORDS: 2 * i + 2}
+    last = {name: i for i, step in enumerate(steps) for name in step["inputs"]}
+    return [
+        Link(step, step["kind"] in LAYERS, [place[name] for name in step["inputs"]], place[step["name"]],
+             [place[name] for name in dict.fromkeys(step["inputs"]) if last[name] == i])
+        for i, step in enumerate(steps)
+    ]  # fmt: skip
+
+
+def walk(links: list[Link], layers: nn.ModuleDict, x: Tensor) -> Iterator[tuple[dict, Tensor | tuple[Tensor, Tensor]]]:
+    """Execute the program; every step with its result. A value is dropped after its last use."""
+    values: list = [x, *[None] * 2 * len(links)]
+    for step, is_layer, places, output, unused in links:
+        inputs = [values[place] for place in places]
+        result = layers[step["name"]](*inputs) if is_layer else FUNCTIONS[step["kind"]](*inputs, **step["args"])
         if isinstance(result, tuple):
-            values[name], values[name + WORDS] = result
+            values[output : output + 2] = result
         else:
-            values[name] = result
-        for used in step["inputs"]:
-            if last[used] == i:
-                values.pop(used, None)
+            values[output] = result
+        for place in unused:
+            values[place] = None
         yield step, result
 
 
-def run(steps: list[dict], layers: nn.ModuleDict, x: Tensor) -> Tensor:
+def run(links: list[Link], layers: nn.ModuleDict, x: Tensor) -> Tensor:
     """What the last step of the program gives."""
-    [(_, result)] = deque(walk(steps, layers, x), maxlen=1)
+    [(_, result)] = deque(walk(links, layers, x), maxlen=1)
     return result[0] if isinstance(result, tuple) else result

@@ -1,5 +1,6 @@
 """Binary convolution: the layer that trains, and the packed one that it becomes."""
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from bnn.nn.activations import require
 from bnn.ops._convolution import convolve
 from bnn.ops._library import SCALES, SURROGATES, autocast, pair
 from bnn.ops.bitpack import word_count
+
+Pair = tuple[int, int]
 
 
 def _set_geometry(layer: Any, in_channels: int, out_channels: int, kernel_size, stride, padding, dilation,
@@ -26,6 +29,13 @@ def _set_geometry(layer: Any, in_channels: int, out_channels: int, kernel_size, 
         value = tuple(pair(value))
         require(len(value) == 2 and min(value) >= least, name, f"at least {least}", value)
         setattr(layer, name, value)
+
+
+@lru_cache
+def _output_size(image: Pair, filters: Pair, strides: Pair, paddings: Pair, dilations: Pair) -> Pair:
+    sizes = zip(image, filters, strides, paddings, dilations, strict=True)
+    oh, ow = ((n + 2 * pad - dilation * (size - 1) - 1) // stride + 1 for n, size, stride, pad, dilation in sizes)
+    return oh, ow
 
 
 class BinaryConv2d(nn.Module):
@@ -150,7 +160,7 @@ class PackedBinaryConv2d(PackedEpilogue):
     dilation: tuple[int, int]
     groups: int
     pad_value: int
-    _prepared: tuple[tuple, list, Tensor] | None = None  # buffers, what they were, what the op wants of them
+    _prepared: tuple[list, Tensor] | None = None  # names and states of buffers, what the op wants of them
     FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "pad_value",
               "has_shift", "has_rprelu", "stream", "words")  # fmt: skip
 
@@ -193,26 +203,29 @@ class PackedBinaryConv2d(PackedEpilogue):
     def _prepare(self) -> Tensor | None:
         """What the op wants of the buffers, made anew where one was changed or replaced; a change through `.data` or
         another view of its memory goes unseen. None where torch counts no changes: for inference tensors."""
-        buffers = (self.weight, self.scale, self.bias, self.rprelu, self.next_shift)
-        there = [t for t in buffers if t is not None]
-        if any(t.is_inference() for t in there):
+        if self._prepared is not None:
+            buffers = self._buffers
+            for name, t, address, version in self._prepared[0]:
+                if buffers.get(name) is not t or (t is not None and (t.data_ptr(), t._version) != (address, version)):
+                    break
+            else:
+                return self._prepared[1]
+        there = {name: getattr(self, name) for name in ("weight", "scale", "bias", "rprelu", "next_shift")}
+        if any(t is not None and t.is_inference() for t in there.values()):
             return None
-        state = [(t.data_ptr(), t._version) for t in there]
-        last = self._prepared
-        if last is None or any(a is not b for a, b in zip(buffers, last[0], strict=True)) or last[1] != state:
-            last = self._prepared = buffers, state, ops.binary_conv2d_prepare(
-                self.weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups, self.pad_value,
-                self.scale, self.bias, self.rprelu, self.next_shift,
-            )  # fmt: skip
-        return last[2]
+        state = [(name, t, *((t.data_ptr(), t._version) if t is not None else (0, 0))) for name, t in there.items()]
+        weight, *factors = there.values()
+        self._prepared = state, ops.binary_conv2d_prepare(
+            weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups, self.pad_value, *factors
+        )  # fmt: skip
+        return self._prepared[1]
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "_prepared"}
 
     def _shape(self, x: Tensor) -> tuple[int, int, int]:
         """K, OH, OW for words x [N, H, W, L]."""
-        sizes = zip(x.shape[1:3], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
-        oh, ow = ((n + 2 * pad - dilation * (size - 1) - 1) // stride + 1 for n, size, stride, pad, dilation in sizes)
+        oh, ow = _output_size(x.shape[1:3], self.kernel_size, self.stride, self.padding, self.dilation)
         return self.out_channels, oh, ow
 
     def route(self, x: Tensor) -> str:

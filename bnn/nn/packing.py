@@ -30,6 +30,7 @@ class PackedModel(nn.Module):
     def __init__(self, steps: list[dict], layers: dict[str, nn.Module]) -> None:
         super().__init__()
         self.steps = steps
+        self.links = _program.link(steps)
         self.layers = nn.ModuleDict(layers)
         self.classes: list[str] | None = None
         self.preprocess: dict | None = None
@@ -38,7 +39,7 @@ class PackedModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] or [M, C] float -> logits [N, K]."""
         with torch.no_grad():
-            logits = _program.run(self.steps, self.layers, x)
+            logits = _program.run(self.links, self.layers, x)
             if self.posthoc is None:
                 return logits
             offsets = torch.tensor(self.posthoc.get("logit_offsets") or 0.0, device=logits.device)
