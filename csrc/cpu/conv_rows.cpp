@@ -56,14 +56,6 @@ inline void copy_over(char* to, const char* from, int64_t n) {
   for (int64_t i = 0; i < n; i += 16) std::memcpy(to + i, from + i, 16);
 }
 
-// First pixel of the filter window at output (n, oh, ow)
-const char* window_corner(const ConvPlan& p, int64_t n, int64_t oh, int64_t ow) {
-  const ConvGeometry& g = p.geometry;
-  const int64_t row = n * (g.H + 2 * g.pad_h) + oh * g.stride_h;
-  const char* image = p.copied ? p.image : reinterpret_cast<const char*>(p.x);
-  return image + (row * (g.W + 2 * g.pad_w) + ow * g.stride_w) * p.pixel_bytes;
-}
-
 // Windows of whole bytes: R runs of `pieces` pieces each. A piece is S taps at once where they are neighbours in
 // memory. Each copy overruns into the next one's place; the bits past the last are cleared. kPiece: its bytes, or 0 if
 // known at run time.
@@ -106,6 +98,15 @@ void gather_bits(const ConvPlan& p, int64_t group, int64_t first, int64_t count,
 
 }  // namespace
 
+const char* window_corner(const ConvPlan& p, int64_t n, int64_t oh, int64_t ow) {
+  const ConvGeometry& g = p.geometry;
+  const int64_t pad_h = p.copied ? g.pad_h : 0, pad_w = p.copied ? g.pad_w : 0;  // that the image has
+  const int64_t row = n * (g.H + 2 * pad_h) + oh * g.stride_h + pad_h - g.pad_h;
+  const int64_t column = ow * g.stride_w + pad_w - g.pad_w;
+  const char* image = p.copied ? p.image : reinterpret_cast<const char*>(p.x);
+  return image + (row * (g.W + 2 * pad_w) + column) * p.pixel_bytes;
+}
+
 void fill_image_row(const ConvPlan& p, int64_t row) {
   const ConvGeometry& g = p.geometry;
   const int64_t height = g.H + 2 * g.pad_h, n = row / height, h = row % height - g.pad_h;
@@ -144,25 +145,6 @@ void gather_windows(const ConvPlan& p, int64_t group, int64_t first, int64_t cou
     default:
       return gather_pieces<0>(p, offset, pieces, bytes, step, first, count, windows);
   }
-}
-
-void find_windows(const ConvPlan& p, int64_t first, int64_t count, const uint64_t** windows) {
-  const ConvGeometry& g = p.geometry;
-  for_each_run(g, first, count, [&](int64_t n, int64_t oh, int64_t ow, int64_t run) {
-    const auto* corner = reinterpret_cast<const uint64_t*>(window_corner(p, n, oh, ow));
-    for (int64_t i = 0; i < run; ++i, corner += g.stride_w * g.L()) *windows++ = corner;
-  });
-}
-
-void row_bases(const ConvPlan& p, int64_t first, int64_t count, int32_t* row_base) {
-  if (!p.border_sums) {
-    std::fill_n(row_base, count, 0);
-    return;
-  }
-  for_each_run(p.geometry, first, count, [&](int64_t, int64_t oh, int64_t ow, int64_t run) {
-    const auto row = static_cast<int32_t>(p.rows.of[oh] * p.columns.size());
-    for (int64_t i = 0; i < run; ++i) *row_base++ = (row + p.columns.of[ow + i]) * static_cast<int32_t>(kWordBits);
-  });
 }
 
 void pack_filter(const ConvPlan& p, const uint64_t* filter, int64_t run, uint64_t* row) {

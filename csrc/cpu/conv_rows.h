@@ -31,11 +31,8 @@ void fill_image_row(const ConvPlan& p, int64_t row);
 // Filter windows of `count` output pixels, taps concatenated bit by bit: [count, row_words].
 void gather_windows(const ConvPlan& p, int64_t group, int64_t first, int64_t count, uint64_t* windows);
 
-// The image at the first tap of each of `count` output pixels, where windows aren't gathered
-void find_windows(const ConvPlan& p, int64_t first, int64_t count, const uint64_t** windows);
-
-// 64 times the border class of each of `count` output pixels, 0 where there is one for all
-void row_bases(const ConvPlan& p, int64_t first, int64_t count, int32_t* row_base);
+// The image at tap (0, 0) of output pixel (n, oh, ow), perhaps outside of it
+const char* window_corner(const ConvPlan& p, int64_t n, int64_t oh, int64_t ow);
 
 // One filter [taps, Lg], every `run` taps concatenated to whole words; run = taps is the form of the windows.
 void pack_filter(const ConvPlan& p, const uint64_t* filter, int64_t run, uint64_t* row);

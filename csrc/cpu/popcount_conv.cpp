@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "bnn/epilogue.h"
@@ -103,7 +104,8 @@ void count_ones(const ConvPlan& p, const uint64_t* filters, int64_t count, const
   }
 }
 
-void pack_chunk(const ConvPlan& p, int64_t chunk, const PackedChunk& to, uint64_t* scratch) {
+// counts: ones, too
+void pack_chunk(const ConvPlan& p, int64_t chunk, bool counts, const PackedChunk& to, uint64_t* scratch) {
   const ConvGeometry& g = p.geometry;
   const ChunkFilters filters(p, chunk);
   const int64_t filter_words = g.taps() * g.Lg();
@@ -126,13 +128,29 @@ void pack_chunk(const ConvPlan& p, int64_t chunk, const PackedChunk& to, uint64_
     }
     interleave(rows, p.row_words, to.panels + panel * p.row_words * kPanel);
   }
-  if (to.ones != nullptr) count_ones(p, p.weight + filters.first * filter_words, filters.count, w, to.ones);
+  if (to.ones != nullptr && counts) count_ones(p, p.weight + filters.first * filter_words, filters.count, w, to.ones);
 }
 
-// base [classes, 64] = bits - sum of w over taps outside: where a dot product begins from which 2 mismatches are taken.
+// Taps that pixels of class i meet, where they are skipped outside; else all
+struct Met {
+  TapRange rows, columns;
+
+  Met(const ConvPlan& p, int64_t i)
+      : rows(p.skips ? p.rows.inside[i / p.columns.size()] : TapRange{0, p.geometry.R}),
+        columns(p.skips ? p.columns.inside[i % p.columns.size()] : TapRange{0, p.geometry.S}) {}
+
+  int64_t taps() const { return (rows.end - rows.begin) * (columns.end - columns.begin); }
+};
+
+// base [classes, 64]: where a dot product begins from which 2 mismatches are taken. Taps outside that are met count as
+// +1, and the sum of w over them is taken off.
 void fill_base(const ConvPlan& p, const PackedChunk& packed, int32_t* base) {
-  const auto bits = static_cast<int32_t>(p.geometry.bits());
-  if (packed.ones == nullptr) return void(std::fill_n(base, kWordBits, bits));
+  if (p.skips || !p.border_sums) {
+    for (int64_t i = 0; i < class_count(p); ++i, base += kWordBits) {
+      std::fill_n(base, kWordBits, static_cast<int32_t>(Met(p, i).taps() * p.geometry.Cg()));
+    }
+    return;
+  }
   sum_inside(p, packed.ones, base);
   uint32_t rest[kWordBits] = {};  // bits - sum of w over all taps; unsigned: filters from before may hold anything
   const int32_t* ones = packed.ones;
@@ -160,14 +178,23 @@ void limit_base(const ConvPlan& p, const ChunkFilters& filters, const PopcountBo
   }
 }
 
+// Pixels of a group meet the same taps.
+int64_t group_count(const ConvPlan& p) { return p.skips ? class_count(p) : 1; }
+
 struct Workspace {
+  int64_t* begins;           // [groups + 1] of a group's pixels below
+  int64_t* next;             // [groups]
   const uint64_t** windows;  // [strip] see PanelProducts
+  int32_t* rows;             // [strip] see PanelProducts
   int32_t* row_base;         // [strip] see PanelProducts
   int32_t* dot;              // [strip, ld]
   uint64_t* gathered;        // [strip, row_words] and slack
 
   Workspace(const ConvPlan& p, Parts& parts)
-      : windows(parts.take<const uint64_t*>(p.strip)),
+      : begins(parts.take<int64_t>(group_count(p) + 1)),
+        next(parts.take<int64_t>(group_count(p))),
+        windows(parts.take<const uint64_t*>(p.strip)),
+        rows(parts.take<int32_t>(p.strip)),
         row_base(parts.take<int32_t>(p.strip)),
         dot(parts.take<int32_t>(p.strip * p.ld)),
         gathered(parts.take<uint64_t>(p.gathered ? p.strip * p.row_words + kCopySlack / 8 : 0)) {}
@@ -176,69 +203,143 @@ struct Workspace {
 // Strip of output pixels [first, first + count) on its way through all filters
 class Strip {
  public:
-  Strip(const ConvPlan& p, const Workspace& w, int64_t first, int64_t count) : p_(p), w_(w), first_(first) {
+  Strip(const ConvPlan& p, const Workspace& w, int64_t first, int64_t count)
+      : p_(p), w_(w), by_chunks_(chunks_are_words(p.geometry)), first_(first), count_(count) {
     const ConvGeometry& g = p.geometry;
-    products_.windows = w.windows;
-    products_.pixels = count;
-    products_.row_base = w.row_base;
-    products_.runs = p.gathered ? 1 : g.R;
-    products_.run = p.row_words / products_.runs;
-    products_.step = g.dilation_h * (g.W + 2 * g.pad_w) * g.L();
+    find_groups();
+    find_windows();
+    products_.step = g.dilation_h * (g.W + (p.copied ? 2 * g.pad_w : 0)) * g.L();
     products_.bits_step = words_for(g.K) * 8;
     products_.ld = p.ld;
-    row_bases(p, first, count, w.row_base);
-    if (p.gathered) {
-      for (int64_t i = 0; i < count; ++i) w.windows[i] = w.gathered + i * p.row_words;
-    } else {
-      find_windows(p, first, count, w.windows);
-    }
   }
 
   void run() {
-    const ConvGeometry& g = p_.geometry;
-    const bool by_chunks = chunks_are_words(g);
     for (int64_t chunk = 0; chunk < chunk_count(p_); ++chunk) {
       if (p_.gathered && chunk % p_.chunks == 0) {
-        gather_windows(p_, chunk / p_.chunks, first_, products_.pixels, w_.gathered);
+        gather_windows(p_, chunk / p_.chunks, first_, count_, w_.gathered);
       }
-      multiply(chunk, by_chunks);
+      multiply(chunk);
     }
-    if (!by_chunks) store(0, g.K);
+    if (!by_chunks_) store(0, p_.geometry.K);
   }
 
  private:
-  void multiply(int64_t chunk, bool by_chunks) {
+  // Neighbours in a row of one class: f(class, image n, row oh, first column ow, count)
+  template <class F>
+  void for_each_piece(F&& f) const {
+    const int32_t* of_column = p_.columns.of.data();
+    for_each_run(p_.geometry, first_, count_, [&](int64_t n, int64_t oh, int64_t ow, int64_t run) {
+      if (!p_.border_sums) return f(int64_t{0}, n, oh, ow, run);
+      for (int64_t i = 0; i < run;) {
+        const int32_t column = of_column[ow + i];
+        const int64_t begin = i;
+        while (i < run && of_column[ow + i] == column) ++i;
+        f(p_.rows.of[oh] * p_.columns.size() + column, n, oh, ow + begin, i - begin);
+      }
+    });
+  }
+
+  void find_groups() {
+    const int64_t groups = group_count(p_);
+    std::fill_n(w_.begins, groups + 1, 0);
+    if (p_.skips) {
+      for_each_piece([&](int64_t i, int64_t, int64_t, int64_t, int64_t count) { w_.begins[i + 1] += count; });
+      for (int64_t i = 0; i < groups; ++i) w_.begins[i + 1] += w_.begins[i];
+    } else {
+      w_.begins[1] = count_;
+    }
+    std::copy_n(w_.begins, groups, w_.next);
+  }
+
+  void find_windows() {
+    const ConvGeometry& g = p_.geometry;
+    int32_t row = 0;
+    for_each_piece([&](int64_t i, int64_t n, int64_t oh, int64_t ow, int64_t count) {
+      const Met met(p_, i);
+      const int64_t skipped = met.rows.begin * g.dilation_h * g.W + met.columns.begin * g.dilation_w;
+      const auto* corner = reinterpret_cast<const uint64_t*>(window_corner(p_, n, oh, ow)) + skipped * g.L();
+      const uint64_t* window = p_.gathered ? w_.gathered + row * p_.row_words : corner;
+      const int64_t step = p_.gathered ? p_.row_words : g.stride_w * g.L();
+      int64_t& at = w_.next[p_.skips ? i : 0];
+      const uint64_t** windows = w_.windows + at;
+      if (!p_.skips) std::fill_n(w_.row_base + at, count, static_cast<int32_t>(i * kWordBits));
+      if (p_.skips) std::iota(w_.rows + at, w_.rows + at + count, row);
+      for (int64_t k = 0; k < count; ++k, window += step) windows[k] = window;
+      at += count, row += static_cast<int32_t>(count);
+    });
+  }
+
+  void multiply(int64_t chunk) {
     const ChunkFilters filters(p_, chunk);
     const PackedChunk packed = packed_chunk(p_, chunk);
     const PopcountBounds bounds = bounds_of_chunk(p_, chunk);
     const bool limited = *bounds.limited != 0;
     auto* words = reinterpret_cast<uint8_t*>(p_.epilogue.words) + first_ * products_.bits_step + filters.first / 8;
     if (limited && filters.panels() < kChunkPanels) {
-      for (int64_t p = 0; p < products_.pixels; ++p) std::memset(words + p * products_.bits_step, 0, 8);
+      for (int64_t p = 0; p < count_; ++p) std::memset(words + p * products_.bits_step, 0, 8);
     }
     // Groups ascend: what a group's last panel writes beyond its filters is overwritten by the next group.
-    int32_t* dot = w_.dot + (by_chunks ? 0 : filters.first);
+    int32_t* dot = w_.dot + (by_chunks_ ? 0 : filters.first);
     for (int64_t panel = 0; panel < filters.panels(); ++panel) {
       const int64_t column = panel * kPanel;
-      products_.panel = packed.panels + column * p_.row_words;
-      products_.base = bounds.base + column;
       products_.dot = dot + column;
       products_.bits = limited ? words + column / 8 : nullptr;
       products_.falling = limited ? static_cast<uint16_t>(*bounds.falling >> column) : 0;
+      multiply(packed.panels + column * p_.row_words, bounds.base + column);
+    }
+    if (by_chunks_ && !limited) store(filters.first, filters.count);
+  }
+
+  void multiply(const uint64_t* panel, const int32_t* base) {
+    const ConvGeometry& g = p_.geometry;
+    for (int64_t i = 0; i < group_count(p_); ++i) {
+      const int64_t begin = w_.begins[i], end = w_.begins[i + 1];
+      if (begin == end) continue;
+      products_.windows = w_.windows + begin;
+      products_.rows = p_.skips ? w_.rows + begin : nullptr;
+      products_.row_base = w_.row_base;
+      products_.pixels = end - begin;
+      products_.base = base + i * kWordBits;
+      if (p_.gathered) {
+        products_.runs = 1;
+        products_.run = products_.panel_step = p_.row_words;
+        products_.panel = panel;
+      } else {
+        const Met met(p_, i);
+        products_.runs = met.taps() > 0 ? met.rows.end - met.rows.begin : 0;
+        products_.run = (met.columns.end - met.columns.begin) * g.L();
+        products_.panel_step = g.S * g.L();
+        products_.panel = panel + (met.rows.begin * g.S + met.columns.begin) * g.L() * kPanel;
+      }
       ukernels().bgemm(products_);
     }
-    if (by_chunks && !limited) store(filters.first, filters.count);
   }
 
   void store(int64_t channel, int64_t channels) {
-    store_rows(p_.epilogue, {.wide = w_.dot, .ld = p_.ld}, {first_, products_.pixels, channel, channels});
+    store_rows(p_.epilogue, {.wide = w_.dot, .ld = p_.ld}, {first_, count_, channel, channels});
   }
 
   const ConvPlan& p_;
   const Workspace& w_;
-  int64_t first_;
+  bool by_chunks_;
+  int64_t first_, count_;
   PanelProducts products_{};
 };
+
+// Taps of all positions on an axis that lie inside
+int64_t taps_inside_of(const BorderClasses& classes) {
+  int64_t sum = 0;
+  for (const int32_t i : classes.of) sum += classes.inside[i].end - classes.inside[i].begin;
+  return sum;
+}
+
+// Groups of a few pixels cost more than a few products.
+bool worth_skipping(const ConvPlan& p) {
+  constexpr double kWorthwhile = 0.04;
+  const ConvGeometry& g = p.geometry;
+  const double inside = static_cast<double>(taps_inside_of(p.rows)) * static_cast<double>(taps_inside_of(p.columns));
+  return inside < (1 - kWorthwhile) * static_cast<double>(g.OH * g.OW) * static_cast<double>(g.taps());
+}
 
 }  // namespace
 
@@ -249,9 +350,11 @@ void plan_popcount(ConvPlan& p) {
   p.ld = chunks_are_words(g) ? kWordBits : ceil_div(g.K, kPanel) * kPanel + kPanel;
   const bool whole = g.C % kWordBits == 0 && (g.dilation_w == 1 || g.S == 1);
   p.gathered = !(g.G == 1 && (whole || (g.taps() == 1 && !g.padded())));
-  p.copied = p.gathered || g.padded();
+  p.skips = !p.gathered && p.border_sums && worth_skipping(p);
+  p.copied = p.gathered || (g.padded() && !p.skips);
   p.pixel_bytes = p.gathered && g.Cg() % 8 == 0 ? g.C / 8 : g.L() * 8;
-  const int64_t bytes = (p.gathered ? p.row_words * 8 : 0) + p.ld * 4 + 12;
+  const bool words_alone = p.epilogue.words != nullptr && !p.epilogue.stream;  // few dot products are stored
+  const int64_t bytes = (p.gathered ? p.row_words * 8 : 0) + (words_alone ? 0 : p.ld * 4) + 24;
   p.strip = std::clamp<int64_t>(kStripBytes / bytes / 8 * 8, 8, 256);
 }
 
@@ -261,7 +364,7 @@ void pack_popcount(const ConvPlan& p, uint64_t* packed) {
   Parts parts;
   static_cast<void>(Packing(p, parts));
   std::vector<uint64_t> scratch(static_cast<size_t>(parts.bytes() / 8));
-  for (int64_t i = 0; i < chunk_count(p); ++i) pack_chunk(p, i, packed_at(p, packed, i), scratch.data());
+  for (int64_t i = 0; i < chunk_count(p); ++i) pack_chunk(p, i, true, packed_at(p, packed, i), scratch.data());
 }
 
 int64_t popcount_panels_words(const ConvPlan& p) {
@@ -278,7 +381,7 @@ int64_t popcount_scratch_words(const ConvPlan& p) {
 
 void prepare_popcount(const ConvPlan& p, int64_t chunk, uint64_t* scratch) {
   const PackedChunk packed = packed_chunk(p, chunk);
-  if (p.packed.words == nullptr) pack_chunk(p, chunk, packed, scratch);
+  if (p.packed.words == nullptr) pack_chunk(p, chunk, !p.skips, packed, scratch);
   const PopcountBounds bounds = bounds_of_chunk(p, chunk);
   fill_base(p, packed, bounds.base);
   limit_base(p, ChunkFilters(p, chunk), bounds);

@@ -109,16 +109,20 @@ inline constexpr int64_t kJobTiles = 32;
 inline constexpr int64_t kTilesTogether = 4;
 inline constexpr int64_t kTogether = 32;  // rows of count_window
 
-// Pixels against a panel. The window of pixel p is `runs` runs of `run` words, from windows[p] on `step` words apart.
-// With its mismatches[k] = popcount(window ^ panel[:, k]) and start[k] = base[row_base[p] + k]
-//   without bits: dot[p * ld + k] = start[k] - 2 mismatches[k]
-//   with bits: bit k of the two bytes at bits + p * bits_step = mismatches[k] > start[k], inverted by that of falling
+// Pixels against a panel. The window of pixel p is `runs` runs of `run` words, from windows[p] on
+// `step` words apart; they meet runs of the panel that are panel_step words of 16 apart. With mismatches[k] = popcount
+// of both, by exclusive or, and its row r of the output, which is p and start[k] = base[row_base[p] + k], or, where
+// rows are given, rows[p] and start[k] = base[k]
+//   without bits: dot[r * ld + k] = start[k] - 2 mismatches[k]
+//   with bits: bit k of the two bytes at bits + r * bits_step = mismatches[k] > start[k], inverted by that of falling
 struct PanelProducts {
   const uint64_t* const* windows;  // [pixels]
+  const int32_t* rows;             // [pixels] or null
   int64_t pixels, runs, run, step;
-  const uint64_t* panel;  // [runs * run, 16]
+  const uint64_t* panel;
+  int64_t panel_step;
   const int32_t* base;
-  const int32_t* row_base;  // [pixels]
+  const int32_t* row_base;  // [pixels] or null
   int32_t* dot;
   int64_t ld;
   uint8_t* bits;

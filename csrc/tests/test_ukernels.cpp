@@ -59,38 +59,33 @@ bool same(const Elements& a, const Elements& b) {
 }
 
 bool check(ukernel::bgemm* f, ukernel::bgemm* truth) {
-  const int64_t pixels = up_to(20), runs = 1 + up_to(3), run = 1 + up_to(40), step = run + up_to(3);
-  const int64_t ld = 16 + up_to(40), bits_step = 2 + up_to(9);
-  const auto a = words(pixels * runs * step), panel = words(runs * run * kPanel);
+  const int64_t pixels = up_to(20), runs = up_to(4), run = 1 + up_to(40), step = run + up_to(3);
+  const int64_t panel_step = run + up_to(3), ld = 16 + up_to(40), bits_step = 2 + up_to(9);
+  const auto a = words(pixels * runs * step), panel = words(runs * panel_step * kPanel);
   const auto base = integers(2 * kPanel);
   std::vector<const uint64_t*> windows;
-  std::vector<int32_t> row_base;
+  std::vector<int32_t> rows, row_base;
   for (int64_t p = 0; p < pixels; ++p) {
-    windows.push_back(a.data() + p * runs * step);
     row_base.push_back(static_cast<int32_t>(up_to(kPanel)));
+    windows.push_back(a.data() + p * runs * step);
+    rows.push_back(static_cast<int32_t>(p));
   }
+  std::shuffle(rows.begin(), rows.end(), g_random);
+  PanelProducts q{};
+  q.windows = windows.data(), q.rows = up_to(1) == 0 ? rows.data() : nullptr;
+  q.pixels = pixels, q.runs = runs, q.run = run, q.step = step;
+  q.panel = panel.data(), q.panel_step = panel_step, q.base = base.data(), q.row_base = row_base.data();
+  q.ld = ld, q.bits_step = bits_step, q.falling = static_cast<uint16_t>(up_to(0xffff));
   std::vector<int32_t> x(static_cast<size_t>(pixels * ld)), y = x;
   std::vector<uint8_t> u(static_cast<size_t>(pixels * bits_step)), v = u;
-  PanelProducts q{windows.data(),
-                  pixels,
-                  runs,
-                  run,
-                  step,
-                  panel.data(),
-                  base.data(),
-                  row_base.data(),
-                  x.data(),
-                  ld,
-                  nullptr,
-                  bits_step,
-                  static_cast<uint16_t>(up_to(0xffff))};
-  f(q);
-  q.bits = u.data();
-  f(q);
-  q.dot = y.data(), q.bits = nullptr;
-  truth(q);
-  q.bits = v.data();
-  truth(q);
+  const auto both = [&q](ukernel::bgemm* g, std::vector<int32_t>& dot, std::vector<uint8_t>& bits) {
+    q.dot = dot.data(), q.bits = nullptr;
+    g(q);
+    q.bits = bits.data();
+    g(q);
+  };
+  both(f, x, u);
+  both(truth, y, v);
   return x == y && u == v;
 }
 

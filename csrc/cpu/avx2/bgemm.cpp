@@ -60,10 +60,11 @@ void half_tile(const PanelProducts& q, int64_t first, int half) {
   const uint64_t* a[P];
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p) a[p] = q.windows[first + p];
-  const uint64_t* w = q.panel + 8 * half;
+  const uint64_t* panel = q.panel + 8 * half;
   Counts<P> counts;
   int64_t room = kFlush;
   for (int64_t r = 0; r < q.runs; ++r) {
+    const uint64_t* w = panel + r * q.panel_step * kPanel;
     for (int64_t j = 0; j < q.run;) {
       const int64_t end = std::min(q.run, j + room);
       room -= end - j;
@@ -86,13 +87,14 @@ void half_tile(const PanelProducts& q, int64_t first, int half) {
   counts.flush();
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p) {
-    const int64_t pixel = first + p;
-    const __m256i mismatches = counts.of_pixel(p), start = load(q.base + q.row_base[pixel] + 8 * half);
+    const int64_t pixel = first + p, row = q.rows == nullptr ? pixel : q.rows[pixel];
+    const __m256i mismatches = counts.of_pixel(p);
+    const __m256i start = load(q.base + (q.rows == nullptr ? q.row_base[pixel] : 0) + 8 * half);
     if (q.bits != nullptr) {
       const int more = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(mismatches, start)));
-      q.bits[pixel * q.bits_step + half] = static_cast<uint8_t>(more ^ q.falling >> 8 * half);
+      q.bits[row * q.bits_step + half] = static_cast<uint8_t>(more ^ q.falling >> 8 * half);
     } else {
-      auto* dot = reinterpret_cast<__m256i*>(q.dot + pixel * q.ld + 8 * half);
+      auto* dot = reinterpret_cast<__m256i*>(q.dot + row * q.ld + 8 * half);
       _mm256_storeu_si256(dot, _mm256_sub_epi32(start, _mm256_slli_epi32(mismatches, 1)));
     }
   }

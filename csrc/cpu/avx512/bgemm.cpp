@@ -17,7 +17,7 @@ inline __m512i minus_twice(__m512i base, __m512i mismatches) {
 }
 
 // P pixels x 16 filters: 2 P accumulators, two panel words and one pixel word in registers.
-template <bool kBits, int P>
+template <bool kBits, bool kRows, int P>
 void tile(const PanelProducts& q, int64_t first) {
   const uint64_t* a[P];
   __m512i low[P], high[P];
@@ -27,7 +27,8 @@ void tile(const PanelProducts& q, int64_t first) {
     low[p] = high[p] = _mm512_setzero_si512();
   }
   const uint64_t* w = q.panel;
-  for (int64_t start = 0, r = q.runs; r > 0; --r, start += q.step) {
+  const int64_t skipped = (q.panel_step - q.run) * kPanel;
+  for (int64_t start = 0, r = q.runs; r > 0; --r, start += q.step, w += skipped) {
     const int64_t end = start + q.run;
     for (int64_t j = start; j < end; ++j, w += kPanel) {
       const __m512i w0 = _mm512_loadu_si512(w), w1 = _mm512_loadu_si512(w + 8);
@@ -41,35 +42,47 @@ void tile(const PanelProducts& q, int64_t first) {
   }
   // The even 32-bit halves of both accumulators: 16 counts.
   const __m512i halves = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-  const int32_t *base = q.base, *row_base = q.row_base + first;
   const int64_t step = kBits ? q.bits_step : q.ld;
+  const int32_t* base = q.base;
+  const int32_t* at = (kRows ? q.rows : q.row_base) + first;
   [[maybe_unused]] const unsigned falling = q.falling;
-  [[maybe_unused]] uint8_t* bits = q.bits + first * step;
-  [[maybe_unused]] int32_t* dot = q.dot + first * step;
+  [[maybe_unused]] uint8_t* bits = q.bits + (kRows ? 0 : first * step);
+  [[maybe_unused]] int32_t* dot = q.dot + (kRows ? 0 : first * step);
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
     const __m512i mismatches = _mm512_permutex2var_epi32(low[p], halves, high[p]);
-    const __m512i start = _mm512_loadu_si512(base + row_base[p]);
+    const __m512i start = _mm512_loadu_si512(base + (kRows ? 0 : at[p]));
     if constexpr (kBits) {
       const auto more = static_cast<uint16_t>(_mm512_cmpgt_epi32_mask(mismatches, start) ^ falling);
-      std::memcpy(bits, &more, sizeof(more));
-      bits += step;
+      std::memcpy(kRows ? bits + at[p] * step : bits, &more, sizeof(more));
+      bits += kRows ? 0 : step;
     } else {
-      _mm512_storeu_si512(dot, minus_twice(start, mismatches));
-      dot += step;
+      _mm512_storeu_si512(kRows ? dot + at[p] * step : dot, minus_twice(start, mismatches));
+      dot += kRows ? 0 : step;
     }
   }
 }
 
 using tile_fn = void(const PanelProducts& q, int64_t first);
 
+template <bool kBits, bool kRows>
+void panel_products(const PanelProducts& q) {
+  constexpr tile_fn* kRest[kTile] = {nullptr,
+                                     tile<kBits, kRows, 1>,
+                                     tile<kBits, kRows, 2>,
+                                     tile<kBits, kRows, 3>,
+                                     tile<kBits, kRows, 4>,
+                                     tile<kBits, kRows, 5>,
+                                     tile<kBits, kRows, 6>,
+                                     tile<kBits, kRows, 7>};
+  int64_t p = 0;
+  for (; p + kTile <= q.pixels; p += kTile) tile<kBits, kRows, kTile>(q, p);
+  if (p < q.pixels) kRest[q.pixels - p](q, p);
+}
+
 template <bool kBits>
 void panel_products(const PanelProducts& q) {
-  constexpr tile_fn* kRest[kTile] = {nullptr,        tile<kBits, 1>, tile<kBits, 2>, tile<kBits, 3>,
-                                     tile<kBits, 4>, tile<kBits, 5>, tile<kBits, 6>, tile<kBits, 7>};
-  int64_t p = 0;
-  for (; p + kTile <= q.pixels; p += kTile) tile<kBits, kTile>(q, p);
-  if (p < q.pixels) kRest[q.pixels - p](q, p);
+  q.rows != nullptr ? panel_products<kBits, true>(q) : panel_products<kBits, false>(q);
 }
 
 }  // namespace

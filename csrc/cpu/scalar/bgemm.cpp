@@ -8,15 +8,18 @@ void bgemm(const PanelProducts& q) {
   for (int64_t p = 0; p < q.pixels; ++p) {
     uint32_t mismatches[kPanel] = {};
     const uint64_t *a = q.windows[p], *w = q.panel;
-    for (int64_t r = 0; r < q.runs; ++r, a += q.step) {
-      for (int64_t j = 0; j < q.run; ++j, w += kPanel) {
-        for (int k = 0; k < kPanel; ++k) mismatches[k] += static_cast<uint32_t>(popcount(a[j] ^ w[k]));
+    for (int64_t r = 0; r < q.runs; ++r, a += q.step, w += q.panel_step * kPanel) {
+      for (int64_t j = 0; j < q.run; ++j) {
+        for (int k = 0; k < kPanel; ++k) {
+          mismatches[k] += static_cast<uint32_t>(popcount(a[j] ^ w[j * kPanel + k]));
+        }
       }
     }
-    const int32_t* start = q.base + q.row_base[p];
+    const int64_t row = q.rows == nullptr ? p : q.rows[p];
+    const int32_t* start = q.base + (q.rows == nullptr ? q.row_base[p] : 0);
     if (q.bits == nullptr) {
       for (int k = 0; k < kPanel; ++k) {
-        q.dot[p * q.ld + k] = static_cast<int32_t>(static_cast<uint32_t>(start[k]) - 2 * mismatches[k]);
+        q.dot[row * q.ld + k] = static_cast<int32_t>(static_cast<uint32_t>(start[k]) - 2 * mismatches[k]);
       }
       continue;
     }
@@ -24,7 +27,7 @@ void bgemm(const PanelProducts& q) {
     for (int k = 0; k < kPanel; ++k) {
       bits ^= static_cast<uint16_t>((static_cast<int32_t>(mismatches[k]) > start[k] ? 1 : 0) << k);
     }
-    std::memcpy(q.bits + p * q.bits_step, &bits, sizeof(bits));
+    std::memcpy(q.bits + row * q.bits_step, &bits, sizeof(bits));
   }
 }
 

@@ -59,6 +59,7 @@ struct ConvPlan : BinaryConv2d {
   int64_t pixel_bytes = 0;   // of the image: ceil(C / 8) where that keeps groups on bytes, else 8 L
   bool copied = false;       // the image is a copy; else it is x
   bool gathered = false;     // windows are made up of an image's bits; else rows of the image are rows of windows
+  bool skips = false;        // no products with taps outside: a window is what lies inside, and pixels go by classes
   bool border_sums = false;  // base depends on the class
   TilePlan tiles;            // the way over bytes, if taken
 
