@@ -54,65 +54,83 @@ struct Counts {
   }
 };
 
-// Filters [8 half, 8 half + 8) of the panel
-template <int P>
+// Filters [8 half, 8 half + 8) of the panel; short windows need no flush on the way.
+template <bool kBits, bool kShort, int P>
 void half_tile(const PanelProducts& q, int64_t first, int half) {
   const uint64_t* a[P];
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p) a[p] = q.windows[first + p];
   const uint64_t* panel = q.panel + 8 * half;
   Counts<P> counts;
-  int64_t room = kFlush;
-  for (int64_t r = 0; r < q.runs; ++r) {
-    const uint64_t* w = panel + r * q.panel_step * kPanel;
-    for (int64_t j = 0; j < q.run;) {
-      const int64_t end = std::min(q.run, j + room);
-      room -= end - j;
-      for (; j < end; ++j, w += kPanel) {
-        const __m256i w0 = load(w), w1 = load(w + 4);
+  const auto add_words = [&](int64_t begin, int64_t end, const uint64_t* w) __attribute__((always_inline)) {
+    for (int64_t j = begin; j < end; ++j, w += kPanel) {
+      const __m256i w0 = load(w), w1 = load(w + 4);
 #pragma GCC unroll 4
-        for (int p = 0; p < P; ++p) {
-          const __m256i v = _mm256_set1_epi64x(static_cast<int64_t>(a[p][j]));
-          counts.bytes[p][0] = _mm256_add_epi8(counts.bytes[p][0], popcount_bytes(_mm256_xor_si256(v, w0)));
-          counts.bytes[p][1] = _mm256_add_epi8(counts.bytes[p][1], popcount_bytes(_mm256_xor_si256(v, w1)));
-        }
+      for (int p = 0; p < P; ++p) {
+        const __m256i v = _mm256_set1_epi64x(static_cast<int64_t>(a[p][j]));
+        counts.bytes[p][0] = _mm256_add_epi8(counts.bytes[p][0], popcount_bytes(_mm256_xor_si256(v, w0)));
+        counts.bytes[p][1] = _mm256_add_epi8(counts.bytes[p][1], popcount_bytes(_mm256_xor_si256(v, w1)));
       }
+    }
+  };
+  int64_t room = kFlush;
+  for (int64_t r = 0, start = 0; r < q.runs; ++r, start += q.step, panel += q.panel_step * kPanel) {
+    if constexpr (kShort) {
+      add_words(start, start + q.run, panel);
+      continue;
+    }
+    for (int64_t j = 0; j < q.run;) {
+      const int64_t count = std::min(q.run - j, room);
+      add_words(start + j, start + j + count, panel + j * kPanel);
+      j += count, room -= count;
       if (room > 0) continue;
       counts.flush();
       room = kFlush;
     }
-#pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) a[p] += q.step;
   }
   counts.flush();
+  // Copies: what is stored might be an argument for all that the compiler knows.
+  const bool scattered = q.rows != nullptr;
+  const int32_t *at = (scattered ? q.rows : q.row_base) + first, *base = q.base + 8 * half;
+  const int64_t step = kBits ? q.bits_step : q.ld;
+  [[maybe_unused]] const int falling = q.falling >> 8 * half;
+  [[maybe_unused]] uint8_t* bits = q.bits + half;
+  [[maybe_unused]] int32_t* dot = q.dot + 8 * half;
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p) {
-    const int64_t pixel = first + p, row = q.rows == nullptr ? pixel : q.rows[pixel];
-    const __m256i mismatches = counts.of_pixel(p);
-    const __m256i start = load(q.base + (q.rows == nullptr ? q.row_base[pixel] : 0) + 8 * half);
-    if (q.bits != nullptr) {
+    const int64_t row = scattered ? at[p] : first + p;
+    const __m256i mismatches = counts.of_pixel(p), start = load(base + (scattered ? 0 : at[p]));
+    if constexpr (kBits) {
       const int more = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(mismatches, start)));
-      q.bits[row * q.bits_step + half] = static_cast<uint8_t>(more ^ q.falling >> 8 * half);
+      bits[row * step] = static_cast<uint8_t>(more ^ falling);
     } else {
-      auto* dot = reinterpret_cast<__m256i*>(q.dot + row * q.ld + 8 * half);
-      _mm256_storeu_si256(dot, _mm256_sub_epi32(start, _mm256_slli_epi32(mismatches, 1)));
+      const __m256i out = _mm256_sub_epi32(start, _mm256_slli_epi32(mismatches, 1));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(dot + row * step), out);
     }
   }
 }
 
-template <int P>
+template <bool kBits, bool kShort, int P>
 inline void tile(const PanelProducts& q, int64_t first) {
-  half_tile<P>(q, first, 0);
-  half_tile<P>(q, first, 1);
+  half_tile<kBits, kShort, P>(q, first, 0);
+  half_tile<kBits, kShort, P>(q, first, 1);
+}
+
+template <bool kBits, bool kShort>
+void panel_products(const PanelProducts& q) {
+  int64_t p = 0;
+  for (; p + kTile <= q.pixels; p += kTile) tile<kBits, kShort, kTile>(q, p);
+  if (p < q.pixels) tile<kBits, kShort, 1>(q, p);
+}
+
+template <bool kBits>
+void panel_products(const PanelProducts& q) {
+  q.runs* q.run <= kFlush ? panel_products<kBits, true>(q) : panel_products<kBits, false>(q);
 }
 
 }  // namespace
 
-void bgemm(const PanelProducts& q) {
-  int64_t p = 0;
-  for (; p + kTile <= q.pixels; p += kTile) tile<kTile>(q, p);
-  if (p < q.pixels) tile<1>(q, p);
-}
+void bgemm(const PanelProducts& q) { q.bits != nullptr ? panel_products<true>(q) : panel_products<false>(q); }
 
 void bgemv(const uint64_t* a, const uint64_t* w, int64_t words, int64_t filters, int32_t bits, int32_t* dot) {
   for (int64_t k = 0; k < filters; ++k, w += words) {
