@@ -262,8 +262,11 @@ class Strip {
       const int64_t step = p_.gathered ? p_.row_words : g.stride_w * g.L();
       int64_t& at = w_.next[p_.skips ? i : 0];
       const uint64_t** windows = w_.windows + at;
-      if (!p_.skips) std::fill_n(w_.row_base + at, count, static_cast<int32_t>(i * kWordBits));
-      if (p_.skips) std::iota(w_.rows + at, w_.rows + at + count, row);
+      if (p_.skips) {
+        std::iota(w_.rows + at, w_.rows + at + count, row);
+      } else {
+        std::fill_n(w_.row_base + at, count, static_cast<int32_t>(i * kWordBits));
+      }
       for (int64_t k = 0; k < count; ++k, window += step) windows[k] = window;
       at += count, row += static_cast<int32_t>(count);
     });
@@ -353,8 +356,9 @@ void plan_popcount(ConvPlan& p) {
   p.skips = !p.gathered && p.border_sums && worth_skipping(p);
   p.copied = p.gathered || (g.padded() && !p.skips);
   p.pixel_bytes = p.gathered && g.Cg() % 8 == 0 ? g.C / 8 : g.L() * 8;
-  const bool words_alone = p.epilogue.words != nullptr && !p.epilogue.stream;  // few dot products are stored
-  const int64_t bytes = (p.gathered ? p.row_words * 8 : 0) + (words_alone ? 0 : p.ld * 4) + 24;
+  const bool words_alone = p.epilogue.words != nullptr && !p.epilogue.stream && chunks_are_words(g);
+  const int64_t dots = words_alone ? 0 : p.ld * 4;  // few are stored, if any
+  const int64_t bytes = (p.gathered ? p.row_words * 8 : 0) + dots + 24;
   p.strip = std::clamp<int64_t>(kStripBytes / bytes / 8 * 8, 8, 256);
 }
 
