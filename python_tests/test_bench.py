@@ -19,6 +19,9 @@ from bench._harness import Case, Cpu, Work, line, measure  # noqa: E402
 from bench.chips import CHIPS, find  # noqa: E402
 
 FIRST = CONVS["resnet18/64x56"]
+needs_cuda_build = pytest.mark.skipif(
+    not torch.backends.cuda.is_built(), reason="torch without CUDA has no fake CUDA tensors"
+)
 
 # GHz and int8 operations a clock and multiprocessor that the vendor's white papers give for the same boards
 CLOCKS = {
@@ -197,6 +200,7 @@ def test_refuses_to_time_the_reference(monkeypatch):
         _cuda.Cuda()
 
 
+@needs_cuda_build
 @pytest.mark.parametrize("name", ("bitpack", "binary_conv2d", "binary_linear"))
 def test_cuda_cases_fit_together(name):
     """Ours and every rival run on fake CUDA tensors; the gradients of the other concepts need a driver even so."""
@@ -207,6 +211,7 @@ def test_cuda_cases_fit_together(name):
             assert case.rivals and case.ours.bytes, case.shape
 
 
+@needs_cuda_build
 @pytest.mark.parametrize("layer", [FIRST, replace(CONVS["resnet18/256-512x14/2"], n=64)], ids=("1", "64"))
 def test_int8_product_has_the_size_of_the_convolution(layer):
     with FakeTensorMode():

@@ -99,7 +99,8 @@ def load(path: str | os.PathLike) -> PackedModel:
             raise FileRefused(f"{path}: the graph does not describe a network ({problem})") from problem
         expected = model.layers.state_dict()
         _check_tensors(file, expected, path)
-        tensors = {name: file.get_tensor(name).to(like.dtype) for name, like in expected.items()}
+        # Copies: in a file tensors lie anywhere, on which the last digits of torch's products depend on some CPUs.
+        tensors = {name: file.get_tensor(name).to(like.dtype, copy=True) for name, like in expected.items()}
         model.layers.load_state_dict(tensors, assign=True)
     _check_tail_bits(model, path)
     _check_class_count(model, meta, path)
