@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from bnn import ops
 from bnn.nn.activations import require
-from bnn.ops._convolution import convolve
+from bnn.ops._convolution import convolve, output_shape
 from bnn.ops._library import SCALES, SURROGATES, autocast, pair
 from bnn.ops.bitpack import word_count
 
-Pair = tuple[int, int]
+_output_shape = lru_cache(output_shape)
 
 
 def _set_geometry(layer: Any, in_channels: int, out_channels: int, kernel_size, stride, padding, dilation,
@@ -29,13 +29,6 @@ def _set_geometry(layer: Any, in_channels: int, out_channels: int, kernel_size, 
         value = tuple(pair(value))
         require(len(value) == 2 and min(value) >= least, name, f"at least {least}", value)
         setattr(layer, name, value)
-
-
-@lru_cache
-def _output_size(image: Pair, filters: Pair, strides: Pair, paddings: Pair, dilations: Pair) -> Pair:
-    sizes = zip(image, filters, strides, paddings, dilations, strict=True)
-    oh, ow = ((n + 2 * pad - dilation * (size - 1) - 1) // stride + 1 for n, size, stride, pad, dilation in sizes)
-    return oh, ow
 
 
 class BinaryConv2d(nn.Module):
@@ -225,8 +218,9 @@ class PackedBinaryConv2d(PackedEpilogue):
 
     def _shape(self, x: Tensor) -> tuple[int, int, int]:
         """K, OH, OW for words x [N, H, W, L]."""
-        oh, ow = _output_size(x.shape[1:3], self.kernel_size, self.stride, self.padding, self.dilation)
-        return self.out_channels, oh, ow
+        filters = (self.out_channels, *self.kernel_size)
+        return _output_shape("binary_conv2d_prepared", x.shape[:3], filters, self.in_channels, self.stride,
+                             self.padding, self.dilation, self.groups, self.pad_value)[1:]  # fmt: skip
 
     def route(self, x: Tensor) -> str:
         """Name of the kernel that `forward(x)` runs on."""

@@ -14,9 +14,9 @@ def output_shape(
     image: Sequence[int],  # N, H, W
     filters: Sequence[int],  # K, R, S
     in_channels: int,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
     pad_value: int,
 ) -> tuple[int, int, int, int]:

@@ -58,13 +58,13 @@ PopcountBounds bounds_of_chunk(const ConvPlan& p, int64_t chunk) {
   return {p, parts};
 }
 
-// Filters [first, first + count) of a group and of all
+// Filters [first, first + count)
 struct ChunkFilters {
-  int64_t in_group, first, count;
+  int64_t first, count;
 
   ChunkFilters(const ConvPlan& p, int64_t chunk) {
     const ConvGeometry& g = p.geometry;
-    in_group = chunk % p.chunks * kWordBits;
+    const int64_t in_group = chunk % p.chunks * kWordBits;
     first = chunk / p.chunks * g.Kg() + in_group;
     count = std::min<int64_t>(kWordBits, g.Kg() - in_group);
   }

@@ -17,7 +17,7 @@ int64_t block_pixels(const ConvPlan& p) { return p.tiles.block() + kTileRows; }
 int64_t job_tiles(const ConvPlan& p, int64_t group) {
   const TilePlan& t = p.tiles;
   if (t.job <= kJobTiles) return t.job;
-  for (int64_t i = group * t.panels; i < (group + 1) * t.panels; ++i) {
+  for (int64_t i = group * p.chunks; i < (group + 1) * p.chunks; ++i) {
     const uint8_t* groups = packed_panel(p, i).groups;
     const int64_t first = group_end(groups, 0, t.steps());
     if (first < t.steps() && group_end(groups, first, t.steps()) < t.steps()) return kJobTiles;
@@ -272,8 +272,8 @@ void run_block(const ConvPlan& p, const Block& b, int64_t begin, int64_t end, co
         const Tiles::Tile tile = tiles[first + i];
         w.starts[i] = tile.image * t.image() + tile.position;
       }
-      const PackedPanel packed = packed_panel(p, group * t.panels);
-      const TileBounds bounds = bounds_of_panel(p, group * t.panels);
+      const PackedPanel packed = packed_panel(p, group * p.chunks);
+      const TileBounds bounds = bounds_of_panel(p, group * p.chunks);
       ukernels().tile_products({w.bytes + group * g.Cg(),
                                 w.starts,
                                 some,

@@ -10,7 +10,7 @@
 namespace bnn::cpu {
 namespace {
 
-int64_t panel_count(const ConvPlan& p) { return p.geometry.G * p.tiles.panels; }
+int64_t panel_count(const ConvPlan& p) { return p.geometry.G * p.chunks; }
 
 // The same for every size of images
 PackedPanel take_packed(const ConvPlan& p, Parts& parts) {
@@ -68,7 +68,7 @@ void limit_base(const ConvPlan& p, int64_t panel, const TileBounds& to) {
   constexpr int kMostBits = 16383;  // the rest is up to twice that; limits beyond do no more than the next
   int32_t limits[kWordBits];
   int16_t within[kWordBits];
-  const int64_t channel = panel / p.tiles.panels * g.Kg() + panel % p.tiles.panels * kWordBits;
+  const int64_t channel = panel / p.chunks * g.Kg() + panel % p.chunks * kWordBits;
   const bool may = g.K % kWordBits == 0 && words_in_reach(p) && g.bits() <= kMostBits;
   *to.limited = may && ukernels().sign_limits(p.epilogue, channel, limits, to.falling);
   if (*to.limited == 0) return;
@@ -94,7 +94,7 @@ struct Packing {
 void pack_panel(const ConvPlan& p, int64_t panel, const PackedPanel& to, void* scratch) {
   Parts parts(scratch);
   const Packing w(p, parts);
-  FilterWords filters = filter_words(p, panel / p.tiles.panels, panel % p.tiles.panels);
+  FilterWords filters = filter_words(p, panel / p.chunks, panel % p.chunks);
   if (!words_as_they_are(p)) filters = pack_rows(p, filters, w.words, to.ones);
   ukernels().pack_filters(filters, to, w.counts);
 }

@@ -116,7 +116,6 @@ bool plan_tiles(ConvPlan& p, bool always) {
   if (block > static_cast<double>(kMostBlockBytes)) return false;
   choose_rows(t);
   find_steps(g, t);
-  t.panels = ceil_div(g.Kg(), kWordBits);
   const int64_t most = t.steps() <= 2 * kMostSteps ? kLongJob : kJobTiles;
   const int64_t block_tiles = t.images * t.tiles_of_image();
   t.job = std::min(most, ceil_div(ceil_div(block_tiles, ceil_div(block_tiles, most)), 2) * 2);

@@ -38,6 +38,14 @@ def test_round_trip(tmp_path, name, exact):
         assert all(torch.equal(a.get_tensor(k), b.get_tensor(k)) for k in a.keys())  # noqa: SIM118
 
 
+def test_loaded_tensors_lie_at_cache_lines(tmp_path):
+    """As packed ones do: in a file they lie anywhere, and products of torch may be summed in another order there."""
+    path = bnn.save(bnn.pack(make("reactnet_tiny")), tmp_path / "m.safetensors")
+    with safe_open(path, "pt") as file:
+        assert any(file.get_tensor(k).data_ptr() % 64 for k in file.keys())  # noqa: SIM118
+    assert all(t.data_ptr() % 64 == 0 for t in bnn.load(path).state_dict().values())
+
+
 def test_networks_made_in_inference_mode_are_prepared(tmp_path):
     """Their buffers are no inference tensors, whose changes nobody counts."""
     x = torch.randn(2, *SHAPES["reactnet_tiny"])

@@ -53,7 +53,7 @@ struct BorderClasses {
 struct ConvPlan : BinaryConv2d {
   BorderClasses rows, columns;
   int64_t row_words = 0;     // words of one filter window, taps concatenated without gaps
-  int64_t chunks = 0;        // of 64 filters per group
+  int64_t chunks = 0;        // of 64 filters per group; the matrix unit's panels
   int64_t ld = 0;            // columns of the dot product scratch, with room for the last panel's overhang
   int64_t strip = 0;         // output pixels per strip
   int64_t pixel_bytes = 0;   // of the image: ceil(C / 8) where that keeps groups on bytes, else 8 L

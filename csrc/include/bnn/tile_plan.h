@@ -31,7 +31,6 @@ struct TilePlan {
   int64_t images = 1, out_rows = 1, out_columns = 1;  // a block; several images only if whole
   int64_t shared = 0;  // columns at a row's end that are those at the next one's begin: padding on both sides
   int64_t job = 1;     // tiles that filters are expanded for at once, at most
-  int64_t panels = 0;  // of 64 filters, in a group
 
   int64_t steps() const { return static_cast<int64_t>(offsets.size()); }
   int64_t pitch() const { return out_columns + reach_w - shared; }           // pixels from row to row
