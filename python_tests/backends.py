@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Compute capability, which chooses the kernels, and the order in which threads and blocks get their turn.
 EMULATED = ("emulated-80-forward", "emulated-75-reverse", "emulated-100-random1", "emulated-90-random2",
             "emulated-120-random3")  # fmt: skip
-CPU_ALONE = ("binary_conv2d_prepare", "binary_conv2d_prepared")  # their references call ops that every backend has
+# Their references need no kernel of their own on other backends.
+CPU_ALONE = ("binary_conv2d_prepare", "binary_conv2d_prepared", "int8_conv2d")
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 
 

@@ -14,6 +14,7 @@ from bnn.commands.info import default_shape
 from bnn.models._classifier import SMALL_IMAGE
 from bnn.models.twins import twin
 from bnn.nn import BinaryConv2d, PackedBinaryConv2d
+from bnn.nn.int8_conv2d import Int8Conv2d
 from bnn.nn.packing import PackedModel
 from bnn.nn.real_weights import binary_layers
 from bnn.training.run import load_model, read_config, read_json
@@ -93,7 +94,8 @@ def _file(path: Path, image_size: int | None) -> Subject:
 def _pack(name: str, model: nn.Module) -> dict[str, PackedModel]:
     if not binary_layers(model):
         raise ValueError(f"MODEL: {name} has no binary layers, so there is nothing to pack; give a binary network")
-    return {"packed": bnn.pack(model), "packed bf16": bnn.pack(model, dtype=torch.bfloat16)}
+    dtypes = {"packed": torch.float32, "packed bf16": torch.bfloat16, "packed int8": torch.int8}
+    return {form: bnn.pack(model, dtype=dtype) for form, dtype in dtypes.items()}
 
 
 def architecture(packed: PackedModel, in_channels: int) -> tuple[str, int] | None:
@@ -111,8 +113,10 @@ def architecture(packed: PackedModel, in_channels: int) -> tuple[str, int] | Non
 
 
 def _convolutions(model: nn.Module) -> Counter:
-    """How often each shape occurs; a binary layer and its packed form count as the same."""
-    found = [m for m in model.modules() if isinstance(m, nn.Conv2d | BinaryConv2d | PackedBinaryConv2d)]
+    """How often each shape occurs; a layer and its packed form count as the same."""
+    real = nn.Conv2d | Int8Conv2d
+    found = [m for m in model.modules() if isinstance(m, real | BinaryConv2d | PackedBinaryConv2d)]
     return Counter(
-        (isinstance(m, nn.Conv2d), m.in_channels, m.out_channels, m.kernel_size, m.stride, m.groups) for m in found
+        (isinstance(m, real), m.in_channels, m.out_channels, m.kernel_size, m.stride, getattr(m, "groups", 1))
+        for m in found
     )

@@ -91,16 +91,21 @@ def compare(subject: Subject, batch: int, threads: int, rounds: int) -> dict[str
         turns = take_turns([contender.load(x, threads) for contender in contenders], rounds, bar.update)
         rows = [_row(*facts, turns[0], batch) for facts in zip(contenders, peaks, turns, strict=True)]
     packed = subject.packed["packed"]
+    report = [row for row in packed.backend_report(x) if row["name"] in packed.layers]
     return {
         "model": subject.name,
         "input": list(shape),
         "rival": subject.rival,
         "machine": host,
-        "kernels": dict(Counter(row["kernel"] for row in packed.backend_report(x) if row["name"] in packed.layers)),
+        "kernels": dict(Counter(f"{_arithmetic(row['kind'])} on {row['kernel']}" for row in report)),
         "rows": rows,
         "verdict": verdict(rows),
         "left_out": missing() if subject.twin is not None else None,
     }
+
+
+def _arithmetic(kind: str) -> str:
+    return "binary" if kind.startswith("PackedBinary") else "8-bit" if kind.startswith("Int8") else "real"
 
 
 def take_turns(calls: list[Callable[[], Any]], rounds: int, done: Callable[[], Any]) -> list[list[list[float]]]:
@@ -167,9 +172,7 @@ def describe(facts: dict[str, Any]) -> str:
     host = facts["machine"]
     versions = ", ".join(f"{name} {value}" for name, value in host["versions"].items())
     busy = " (busy)" if host["load"] + host["threads"] > host["cores"] else ""
-    kernels = ", ".join(
-        f"{count} {'real' if kernel == 'torch' else 'binary'} on {kernel}" for kernel, count in facts["kernels"].items()
-    )
+    kernels = ", ".join(f"{count} {kernel}" for kernel, count in facts["kernels"].items())
     size = "x".join(map(str, facts["input"]))
     return "\n".join(
         [

@@ -1,13 +1,17 @@
 """Per-layer facts of a network: shapes, parameters, multiplications."""
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
 from bnn.nn import BinaryConv2d, BinaryLinear, CosineLinear, PackedBinaryConv2d, PackedBinaryLinear
+from bnn.nn.int8_conv2d import Int8Conv2d, Int8Linear
 
 _BINARY = (BinaryConv2d, BinaryLinear, PackedBinaryConv2d, PackedBinaryLinear)
+_INT8 = (Int8Conv2d, Int8Linear)
+_REAL = (nn.Conv2d, nn.Linear, CosineLinear, *_INT8)
 
 
 def summary(model: nn.Module, image_size: int, in_channels: int) -> list[dict]:
@@ -46,9 +50,13 @@ def _recorder(rows: list[dict], name: str):
         elif isinstance(module, PackedBinaryLinear):
             weights = module.out_features * module.in_features
         pixels = shape[1] * shape[2] if len(shape) == 3 else 1
-        macs = weights * pixels if binary or isinstance(module, nn.Conv2d | nn.Linear | CosineLinear) else 0
+        if isinstance(module, Int8Conv2d):
+            pixels = _pixels_before_pooling(module, inputs[0])
+        macs = weights * pixels if isinstance(module, _BINARY + _REAL) else 0
         tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        real = sum(t.numel() for t in tensors if t.is_floating_point()) - (weights if _latent(module) else 0)
+        real = sum(t.numel() for t in tensors if t.is_floating_point() or t.dtype == torch.int8) - (
+            weights if _latent(module) else 0
+        )
         rows.append(
             {
                 "name": name,
@@ -58,7 +66,7 @@ def _recorder(rows: list[dict], name: str):
                 "real_macs": 0 if binary else macs,
                 "binary_bits": weights if binary else 0,
                 "real_parameters": real,
-                "kernel": _kernel(module, inputs[0]) if binary else "torch",
+                "kernel": _kernel(module, inputs[0]) if isinstance(module, _BINARY + _INT8) else "torch",
             }
         )
 
@@ -66,13 +74,18 @@ def _recorder(rows: list[dict], name: str):
 
 
 def _kernel(module: Any, x: torch.Tensor) -> str:
-    """What a binary layer runs on for the input x, in its packed form."""
+    """What a binary or 8-bit layer runs on for the input x, in its packed form."""
     if isinstance(module, BinaryConv2d):
         geometry = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.pad_value)
         module = PackedBinaryConv2d(module.in_channels, module.out_channels, *geometry)
     elif isinstance(module, BinaryLinear):
         module = PackedBinaryLinear(module.in_features, module.out_features)
     return module.route(x)
+
+
+def _pixels_before_pooling(layer: Int8Conv2d, x: torch.Tensor) -> int:
+    sizes = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, strict=True)
+    return math.prod((size + 2 * padding - kernel) // stride + 1 for size, kernel, stride, padding in sizes)
 
 
 def _latent(module: nn.Module) -> bool:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnn.nn.activations import RPReLU, RSign, require
-from bnn.nn.binary_conv2d import PackedBinaryConv2d
+from bnn.nn.binary_conv2d import PackedBinaryConv2d, PackedEpilogue
 from bnn.nn.binary_linear import PackedBinaryLinear
 from bnn.nn.blend import Blend
 from bnn.nn.cosine_linear import CosineLinear
+from bnn.nn.int8_conv2d import Int8Conv2d, Int8Linear
 from bnn.nn.variational_head import VariationalHead
 
 _CONV = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias")
@@ -37,6 +38,8 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "Hardsigmoid": (nn.Hardsigmoid, ()),
     "Hardswish": (nn.Hardswish, ()),
     "Hardtanh": (nn.Hardtanh, ("min_val", "max_val")),
+    "Int8Conv2d": (Int8Conv2d, Int8Conv2d.FIELDS),
+    "Int8Linear": (Int8Linear, Int8Linear.FIELDS),
     "Linear": (nn.Linear, ("in_features", "out_features", "bias")),
     "MaxPool2d": (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
     "PReLU": (nn.PReLU, ("num_parameters",)),
@@ -120,7 +123,7 @@ def set_dtype(steps: list[dict], layers: Mapping[str, nn.Module]) -> None:
     require(set(casts) <= set(DTYPES), "the dtype of a cast", f"one of {sorted(DTYPES)}", casts)
     for step in steps[:-1] if casts else ():
         layer = layers.get(step["name"])
-        if isinstance(layer, PACKED):
+        if isinstance(layer, PackedEpilogue):
             layer.stream_dtype = DTYPES[casts[0]]
         elif layer is not None:
             layer.to(DTYPES[casts[0]])

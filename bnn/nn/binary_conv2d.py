@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn import ops
+from bnn.nn._kept import Kept
 from bnn.nn.activations import require
 from bnn.ops._convolution import convolve, output_shape
 from bnn.ops._library import SCALES, SURROGATES, autocast, pair
@@ -108,9 +109,10 @@ class PackedEpilogue(nn.Module):
     """What a packed layer does with its integer sums: buffers and flags of the fused op, and of what is asked of it.
 
     `shift` packs a float input; `rprelu` and `next_shift` are there where they were folded in; `stream` and `words`
-    say which outputs later layers read.
+    say which outputs later layers read. `dims`: of what they read and write as floats, 4 or 2.
     """
 
+    dims: int
     stream_dtype = torch.float32
     weight: Tensor
     scale: Tensor
@@ -153,7 +155,7 @@ class PackedBinaryConv2d(PackedEpilogue):
     dilation: tuple[int, int]
     groups: int
     pad_value: int
-    _prepared: tuple[list, Tensor] | None = None  # names and states of buffers, what the op wants of them
+    dims = 4
     FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "pad_value",
               "has_shift", "has_rprelu", "stream", "words")  # fmt: skip
 
@@ -177,13 +179,14 @@ class PackedBinaryConv2d(PackedEpilogue):
         self.has_shift, self.has_rprelu = has_shift, has_rprelu
         words_shape = (out_channels, *self.kernel_size, word_count(in_channels // groups))
         self.register_buffer("weight", torch.zeros(words_shape, dtype=torch.int64))
+        self._prepared = Kept("weight", "scale", "bias", "rprelu", "next_shift")
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         x = self._words_of(x)
         dtype = self.stream_dtype if self.stream else None
         prepared = None
         if x.is_cpu and type(x) is Tensor and not torch.compiler.is_compiling():
-            prepared = self._prepare()
+            prepared = self._prepared.get(self, self._prepare)
         if prepared is not None:
             outputs = ops.binary_conv2d_prepared(x, prepared, self._shape(x), residual, dtype, self.words)
         else:
@@ -193,28 +196,10 @@ class PackedBinaryConv2d(PackedEpilogue):
             )  # fmt: skip
         return self._outputs(outputs)
 
-    def _prepare(self) -> Tensor | None:
-        """What the op wants of the buffers, made anew where one was changed or replaced; a change through `.data` or
-        another view of its memory goes unseen. None where torch counts no changes: for inference tensors."""
-        if self._prepared is not None:
-            buffers = self._buffers
-            for name, t, address, version in self._prepared[0]:
-                if buffers.get(name) is not t or (t is not None and (t.data_ptr(), t._version) != (address, version)):
-                    break
-            else:
-                return self._prepared[1]
-        there = {name: getattr(self, name) for name in ("weight", "scale", "bias", "rprelu", "next_shift")}
-        if any(t is not None and t.is_inference() for t in there.values()):
-            return None
-        state = [(name, t, *((t.data_ptr(), t._version) if t is not None else (0, 0))) for name, t in there.items()]
-        weight, *factors = there.values()
-        self._prepared = state, ops.binary_conv2d_prepare(
+    def _prepare(self, weight: Tensor, *factors: Tensor | None) -> Tensor:
+        return ops.binary_conv2d_prepare(
             weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups, self.pad_value, *factors
-        )  # fmt: skip
-        return self._prepared[1]
-
-    def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_prepared"}
+        )
 
     def _shape(self, x: Tensor) -> tuple[int, int, int]:
         """K, OH, OW for words x [N, H, W, L]."""

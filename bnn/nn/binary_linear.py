@@ -76,6 +76,7 @@ class PackedBinaryLinear(PackedEpilogue):
     `forward(x, residual=None)`: x float [M, C] or int64 words [M, L]; returns the stream [M, K], the words or both.
     """
 
+    dims = 2
     FIELDS = ("in_features", "out_features", "has_shift", "has_rprelu", "stream", "words")
 
     def __init__(

@@ -207,7 +207,7 @@ def _check_tensors(file, expected: dict[str, torch.Tensor], path: Path) -> None:
     present = set(file.keys())
     for name in sorted(present ^ set(expected)):
         raise FileRefused(f"{path}: tensor {name!r} is {'not in the graph' if name in present else 'missing'}")
-    types = {"F32": torch.float32, "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16}
+    types = {"F32": torch.float32, "I64": torch.int64, "I8": torch.int8, "F16": torch.float16, "BF16": torch.bfloat16}
     for name, tensor in expected.items():
         entry = file.get_slice(name)
         shape, dtype = list(entry.get_shape()), types.get(entry.get_dtype())

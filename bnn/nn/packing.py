@@ -11,8 +11,9 @@ from bnn import isa
 from bnn.nn import _program
 from bnn.nn._trace import free_name, trace
 from bnn.nn.activations import RPReLU, require
-from bnn.nn.binary_conv2d import BinaryConv2d, PackedBinaryConv2d
+from bnn.nn.binary_conv2d import BinaryConv2d, PackedBinaryConv2d, PackedEpilogue
 from bnn.nn.binary_linear import BinaryLinear, PackedBinaryLinear
+from bnn.nn.int8_conv2d import Int8Conv2d, Int8Linear
 from bnn.ops._training import binarize_weight
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -48,11 +49,11 @@ class PackedModel(nn.Module):
     def backend_report(self, x: Tensor | None = None) -> list[dict]:
         """One row a layer: name, kind, kernel.
 
-        kernel is "torch", or what the binary layer runs on: "reference", an instruction set ("avx2", ...), or on a
-        GPU the name of a kernel. It is chosen by the input's size, on a CPU with a matrix unit ("amx" or "avx512")
+        kernel is "torch", or what a binary or 8-bit layer runs on: "reference", an instruction set ("avx2", ...), or
+        on a GPU the name of a kernel. It is chosen by the input's size, on a CPU with a matrix unit ("amx" or "avx512")
         and on a GPU: give x, or it is just the highest instruction set, or "cuda".
         """
-        packed = {name: layer for name, layer in self.layers.items() if isinstance(layer, _program.PACKED)}
+        packed = {name: layer for name, layer in self.layers.items() if isinstance(layer, PackedEpilogue)}
         kernels = {name: isa.current_on(layer.weight.device) for name, layer in packed.items()}
         if x is not None:
             hooks = [v.register_forward_pre_hook(partial(_record_route, kernels, k)) for k, v in packed.items()]
@@ -82,13 +83,15 @@ def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.fl
         exact: see above.
         dtype: of real-valued layers and of the stream between binary ones, all but the last layer: float32, or
             bfloat16, which is faster where the processor multiplies it (AMX, AVX-512 BF16) and rounds to 8 bits.
+            int8: real convolutions and linear layers in 8 bits, the last one, too (`bnn.ops.int8_conv2d`; not heads of
+            other kinds, groups or dilation), the rest as with bfloat16; fastest on a CPU, a slow reference on a GPU.
 
     Raises:
-        ValueError: another dtype, bfloat16 with `exact`, or a layer or function that packed networks don't have; it is
-            named, with those that exist.
+        ValueError: another dtype, bfloat16 or int8 with `exact`, or a layer or function that packed networks don't
+            have; it is named, with those that exist.
     """
-    names = {value: name for name, value in _program.DTYPES.items()}
-    require(dtype in names, "dtype", f"one of {list(names)}", dtype)
+    dtypes = [*_program.DTYPES.values(), torch.int8]
+    require(dtype in dtypes, "dtype", f"one of {dtypes}", dtype)
     require(not exact or dtype == torch.float32, "dtype", "torch.float32 with exact=True", dtype)
     training = [(module, module.training) for module in model.modules()]
     try:
@@ -101,10 +104,12 @@ def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.fl
     for step in list(steps):
         if step["kind"] in ("BinaryConv2d", "BinaryLinear"):
             _pack_step(step, steps, layers, fold=not exact)
+    if dtype == torch.int8:
+        _round_real_layers(steps, layers)
     if not exact:
         _keep_bits(steps, layers)
     if dtype != torch.float32:
-        _cast_all_but_the_last(names[dtype], steps)
+        _cast_all_but_the_last("bfloat16", steps)
         _program.set_dtype(steps, layers)
     if not exact:
         # words are made fastest from channels-last images; exact networks keep the layout: real layers may round by it
@@ -139,6 +144,23 @@ def _fold_real_norms(steps: list[dict], layers: dict[str, Any]) -> None:
         if step["kind"] == "Conv2d" and user is not None and user["kind"] == "BatchNorm2d":
             layers[user["name"]] = fuse_conv_bn_eval(layers[step["name"]], layers[user["name"]])
             _absorb(step, user, steps)
+
+
+def _round_real_layers(steps: list[dict], layers: dict[str, Any]) -> None:
+    """Conv2d, with the MaxPool2d that alone reads it, and Linear become their 8-bit forms."""
+    for step in list(steps):
+        layer = layers.get(step["name"])
+        if Int8Linear.can_be(layer):
+            layers[step["name"]] = Int8Linear.of(layer)
+        elif Int8Conv2d.can_be(layer):
+            user = _only_user(step["name"], steps)
+            pool = layers.get(user["name"]) if user is not None else None
+            if Int8Conv2d.can_pool(pool):
+                _absorb(step, user, steps)
+            layers[step["name"]] = Int8Conv2d.of(layer, pool if Int8Conv2d.can_pool(pool) else None)
+        else:
+            continue
+        step["kind"] = type(layers[step["name"]]).__name__
 
 
 def _norm_affine(norm: Any) -> tuple[Tensor, Tensor]:
@@ -199,11 +221,11 @@ def _keep_bits(steps: list[dict], layers: dict[str, Any]) -> None:
     """Let a packed layer hand words to the first packed layer that reads its stream, and drop a stream unread."""
     for step in steps:
         producer = layers.get(step["name"])
-        if not isinstance(producer, _program.PACKED):
+        if not isinstance(producer, PackedEpilogue):
             continue
         name = step["name"]
         readers = [s for s in _users(name, steps) if isinstance(layers.get(s["name"]), _program.PACKED)
-                   and s["inputs"][0] == name and _same_rank(producer, layers[s["name"]])]  # fmt: skip
+                   and s["inputs"][0] == name and producer.dims == layers[s["name"]].dims]  # fmt: skip
         if not readers:
             continue
         reader = layers[readers[0]["name"]]
@@ -231,7 +253,3 @@ def _cast_all_but_the_last(dtype: str, steps: list[dict]) -> None:
         steps.insert(-1, {"name": back, "kind": "cast", "inputs": [name], "args": {"dtype": "float32"}})
         last["inputs"] = [back if value == name else value for value in last["inputs"]]
     _start_with("cast", {"dtype": dtype}, steps)
-
-
-def _same_rank(producer: nn.Module, reader: nn.Module) -> bool:
-    return type(producer) is type(reader)

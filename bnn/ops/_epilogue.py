@@ -49,7 +49,12 @@ def reference(op: str, acc: Tensor, scale: Tensor, bias: Tensor, residual: Tenso
         before, slope, after = (channel_view(row, acc.dim()) for row in rprelu)
         y = y + before
         y = torch.where(y > 0, y, slope * y) + after
-    stream, words = acc.new_empty(0, dtype=torch.float32), acc.new_empty(0, dtype=torch.int64)
+    return outputs(y, next_shift, stream_dtype)
+
+
+def outputs(y: Tensor, next_shift: Tensor | None, stream_dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    """What leaves, of float32 y [N, K, OH, OW] or [M, K]: (stream or [0], words or [0])."""
+    stream, words = y.new_empty(0), y.new_empty(0, dtype=torch.int64)
     if next_shift is not None or stream_dtype is None:
         words = pack_bits(negative(y, next_shift))
     if stream_dtype is not None:

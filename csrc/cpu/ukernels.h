@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "bnn/bits.h"
 #include "bnn/epilogue.h"
@@ -130,6 +131,26 @@ struct PanelProducts {
   uint16_t falling;
 };
 
+// Bytes of an image against int8 filters in panels of 16. The window of pixel p is `runs` runs of 4 run bytes, run r
+// from rows[r] + p * step on; a panel is [1 + runs * run][16][4] bytes: four weights of each filter side by side, and
+// in front of them, as int32 [16], what its sums begin with.
+//   dot[p * ld + k] = start[k] + sum of bytes (0 to 255) times weights, modulo 2^32, k in 0 .. 16 count - 1
+struct ByteProducts {
+  const uint8_t* const* rows;  // [runs]
+  int64_t pixels, step, runs, run;
+  const int8_t* panels;  // [count]
+  int64_t count;
+  int32_t* dot;
+  int64_t ld;
+};
+inline constexpr int64_t kPanelBytes = kPanel * 4;
+
+inline int32_t load_four(const uint8_t* bytes) {
+  int32_t four;
+  std::memcpy(&four, bytes, sizeof(four));
+  return four;
+}
+
 // One function type per microkernel. Rows have C channels, channels innermost, and are contiguous; L = ceil(C / 64).
 namespace ukernel {
 
@@ -185,6 +206,17 @@ using pack_filters = void(const FilterWords& f, const PackedPanel& panel, uint8_
 
 using tile_products = void(const TileProducts& p);
 
+// Largest |x[i]|, 0 without any; NaN apart
+using max_abs = float(ConstSpan x, int64_t n);
+
+// bytes[i] = 128 + x[i] * inverse, rounded to nearest even; 128 where the product is NaN or beyond +-127.5
+using to_bytes = void(ConstSpan x, int64_t n, float inverse, uint8_t* bytes);
+
+using byte_products = void(const ByteProducts& q);
+
+// to[i] = max over j of rows[j][i], count at least 1
+using maxima = void(const int32_t* const* rows, int64_t count, int64_t n, int32_t* to);
+
 }  // namespace ukernel
 
 #define BNN_UKERNEL(isa, op) \
@@ -216,6 +248,10 @@ struct Ukernels {
   ukernel::count_window* count_window;
   ukernel::pack_filters* pack_filters;
   ukernel::tile_products* tile_products;
+  ukernel::max_abs* max_abs;
+  ukernel::to_bytes* to_bytes;
+  ukernel::byte_products* byte_products;
+  ukernel::maxima* maxima;
 };
 
 const Ukernels& ukernels_of(Isa isa);

@@ -10,53 +10,16 @@
 #include <type_traits>
 #include <vector>
 
-#include "bnn/half.h"
-#include "bnn/with_type.h"
 #include "cpu/ukernels.h"
+#include "tests/check_bytes.h"
 #include "tests/check_tiles.h"
+#include "tests/elements.h"
 #include "tests/random.h"
 
 namespace bnn::cpu {
 namespace {
 
-// Elements of a dtype, random or zero.
-struct Elements {
-  DType dtype;
-  std::vector<char> bytes;
-
-  Elements(DType t, int64_t n, bool random = true) : dtype(t), bytes(static_cast<size_t>(n) * size_of(t)) {
-    if (!random) return;
-    with_type(t, [&](auto tag) {
-      for (int64_t i = 0; i < n; ++i) {
-        from_float(some_float(), tag);
-        std::memcpy(bytes.data() + i * static_cast<int64_t>(sizeof(tag)), &tag, sizeof(tag));
-      }
-    });
-  }
-
-  Span span() { return {bytes.data(), dtype}; }
-  ConstSpan view() const { return {bytes.data(), dtype}; }
-};
-
-DType some_float_type() { return static_cast<DType>(up_to(2)); }
 Surrogate some_surrogate() { return static_cast<Surrogate>(up_to(1)); }
-
-// Equal bit for bit, but any NaN equals any NaN.
-bool same(const Elements& a, const Elements& b) {
-  if (a.dtype == DType::i8) return a.bytes == b.bytes;
-  bool equal = true;
-  with_type(a.dtype, [&](auto tag) {
-    const size_t n = a.bytes.size() / sizeof(tag);
-    for (size_t i = 0; i < n; ++i) {
-      auto p = tag, q = tag;
-      std::memcpy(&p, a.bytes.data() + i * sizeof(tag), sizeof(tag));
-      std::memcpy(&q, b.bytes.data() + i * sizeof(tag), sizeof(tag));
-      const float x = to_float(p), y = to_float(q);
-      equal &= std::bit_cast<uint32_t>(x) == std::bit_cast<uint32_t>(y) || (std::isnan(x) && std::isnan(y));
-    }
-  });
-  return equal;
-}
 
 bool check(ukernel::bgemm* f, ukernel::bgemm* truth) {
   const int64_t pixels = up_to(20), runs = up_to(4), run = 1 + up_to(40), step = run + up_to(3);

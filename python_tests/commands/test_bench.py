@@ -16,7 +16,7 @@ from bnn.commands.info import layers
 from bnn.nn import BinaryConv2d, Blend
 from bnn.training.run import save_weights
 
-OURS, TORCH = ["bnn, packed", "bnn, packed bf16"], ["torch fp32", "torch bf16"]
+OURS, TORCH = ["bnn, packed", "bnn, packed bf16", "bnn, packed int8"], ["torch fp32", "torch bf16"]
 
 
 def rivals():
@@ -49,9 +49,9 @@ def test_every_row_is_measured(capsys):
         assert 0 < row["median ms"] <= row["p95 ms"] and row["file MB"] > 0 and row["peak MB"] >= 0
         assert row["images/s"] == pytest.approx(1e3 / row["median ms"])
     assert rows[OURS[0]][RATIO] == 1
-    assert rows[OURS[1]]["file MB"] == min(row["file MB"] for row in rows.values())
+    assert rows[OURS[2]]["file MB"] == min(row["file MB"] for row in rows.values())
     assert (facts["rival"], facts["input"]) == ("resnet_tiny", [1, 1, 32, 32])
-    assert sum(n for kernel, n in facts["kernels"].items() if kernel != "torch") == 10
+    assert sum(n for kernel, n in facts["kernels"].items() if kernel.startswith("binary on ")) == 10
     assert facts["machine"]["threads"] == 1 and torch.__version__.startswith(facts["machine"]["versions"]["torch"])
     assert torch.get_num_threads() == threads
     text = describe(facts)
@@ -63,9 +63,9 @@ def test_a_run_its_file_and_its_network_have_the_same_twin(tmp_path):
     from bnn.commands._subject import open_subject
 
     run = run_folder(tmp_path / "run")
-    for exact in (False, True):
-        file = tmp_path / f"{exact}.safetensors"
-        bnn.save(bnn.pack(models.build("reactnet_tiny", 10, 1, 16).eval(), exact=exact), file)
+    for options in ({}, {"exact": True}, {"dtype": torch.int8}):
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"
+        bnn.save(bnn.pack(models.build("reactnet_tiny", 10, 1, 16).eval(), **options), file)
         subjects = [open_subject(str(run), None, None), open_subject(str(file), 16, None)]
         subjects.append(open_subject("reactnet_tiny", 16, 10))
         assert {s.rival for s in subjects} == {"resnet_tiny"} and {s.image for s in subjects} == {(1, 16, 16)}

@@ -193,4 +193,4 @@ def test_copies_of_a_packed_layer_leave_what_was_prepared():
     assert file.tell() < 2 * layer.weight.nbytes + 8192
     file.seek(0)
     for other in (copy.deepcopy(layer), torch.load(file, weights_only=False)):
-        assert other._prepared is None and torch.equal(other(x), y)
+        assert other._prepared.value is None and torch.equal(other(x), y)

@@ -1,0 +1,146 @@
+"""Real layers of a packed network in 8 bits."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnn import isa, ops
+from bnn.nn._kept import Kept
+from bnn.nn.activations import require
+from bnn.nn.binary_conv2d import PackedEpilogue
+from bnn.ops._library import pair
+
+
+def _round_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Float w [K, ...] -> int8 of the same shape, float32 scale [K] = max |w[k]| / 127: w is about scale int8."""
+    largest = weight.detach().float().abs().amax(tuple(range(1, weight.dim())))
+    scale = torch.where(largest > 0, largest / 127, 1.0)
+    steps = weight.detach().float() / scale.view(-1, *(1,) * (weight.dim() - 1))
+    return steps.round().clamp(-127, 127).to(torch.int8), scale
+
+
+class _Int8(PackedEpilogue):
+    """Weights and the op, whatever the rank of the input."""
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: tuple[int, int], stream: bool, words: bool) -> None:
+        require(inputs > 0 and outputs > 0, "inputs and outputs", "positive", (inputs, outputs))
+        super().__init__(inputs, outputs, False, False, stream, words)
+        self.register_buffer("weight", torch.zeros(outputs, inputs, *kernel_size, dtype=torch.int8))
+        self._panels = Kept("weight")
+
+    def _run(self, x: Tensor, kernel_size, stride, padding, pool) -> tuple[Tensor, Tensor]:
+        panels = None
+        if type(x) is Tensor and not torch.compiler.is_compiling():
+            panels = self._panels.get(self, ops.int8_panels)
+        if panels is None:
+            panels = ops.int8_panels(self.weight)
+        return ops.int8_conv2d(x, panels, kernel_size, stride, padding, pool, self.scale, self.bias, self.next_shift,
+                               self.stream_dtype if self.stream else None)  # fmt: skip
+
+    def _take(self, layer: nn.Conv2d | nn.Linear) -> None:
+        """Weights and bias of a real layer."""
+        weight, scale = _round_weights(layer.weight)
+        self.weight.copy_(weight.view(self.weight.shape))
+        self.scale.copy_(scale)
+        if layer.bias is not None:
+            self.bias.copy_(layer.bias.detach())
+
+    def route(self, x: Tensor) -> str:
+        """Name of the kernel that `forward(x)` runs on."""
+        current = isa.current_on(self.weight.device)
+        return {"amx": "avx512", "cuda": "reference"}.get(current, current)
+
+
+class Int8Conv2d(_Int8):
+    """`torch.nn.Conv2d` of one group in 8 bits, and the square `MaxPool2d` after it; see `bnn.ops.int8_conv2d`.
+
+    Weights are rounded to 8 bits a filter, images to 8 bits an image, as they come. `forward(x)`: float [N, C, H, W];
+    returns the stream, the words of the next binary layer or both, as `stream` and `words` say. No gradient.
+    """
+
+    dims = 4
+    FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "pool", "stream", "words")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        pool: tuple[int, ...] = (),
+        stream: bool = True,
+        words: bool = False,
+    ) -> None:
+        for name, value, least in (("kernel_size", kernel_size, 1), ("stride", stride, 1), ("padding", padding, 0)):
+            value = tuple(pair(value))
+            require(len(value) == 2 and min(value) >= least, name, f"at least {least}", value)
+            setattr(self, name, value)
+        require(len(pool) in (0, 3), "pool", "() or size, stride and padding", pool)
+        super().__init__(in_channels, out_channels, self.kernel_size, stream, words)
+        self.in_channels, self.out_channels, self.pool = in_channels, out_channels, tuple(pool)
+
+    @staticmethod
+    def can_be(layer: Any) -> bool:
+        """Whether a real layer has an 8-bit form."""
+        return (isinstance(layer, nn.Conv2d) and layer.groups == 1 and set(layer.dilation) == {1}
+                and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+                and layer.weight[0].numel() <= ops.MOST_INT8_PRODUCTS)  # fmt: skip
+
+    @staticmethod
+    def can_pool(layer: Any) -> bool:
+        """Whether a pooling after it can be part of it."""
+        if not isinstance(layer, nn.MaxPool2d) or layer.dilation != 1 or layer.ceil_mode or layer.return_indices:
+            return False
+        sizes = (layer.kernel_size, layer.stride, layer.padding)
+        return all(isinstance(size, int) and size <= 64 for size in sizes)
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d, pool: nn.MaxPool2d | None = None) -> "Int8Conv2d":
+        """The 8-bit form of a layer, and of the pooling after it."""
+        window = () if pool is None else (pool.kernel_size, pool.stride, pool.padding)
+        made = cls(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, window)
+        made = made.to(layer.weight.device)
+        made._take(layer)
+        return made
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return self._outputs(self._run(x, self.kernel_size, self.stride, self.padding, self.pool))
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)}" for name in self.FIELDS)
+
+
+class Int8Linear(_Int8):
+    """`torch.nn.Linear` in 8 bits, rows rounded one by one; see `Int8Conv2d`. `forward(x)`: float [M, C]."""
+
+    dims = 2
+    FIELDS = ("in_features", "out_features", "stream", "words")
+
+    def __init__(self, in_features: int, out_features: int, stream: bool = True, words: bool = False) -> None:
+        super().__init__(in_features, out_features, (1, 1), stream, words)
+        self.in_features, self.out_features = in_features, out_features
+
+    @staticmethod
+    def can_be(layer: Any) -> bool:
+        """Whether a real layer has an 8-bit form."""
+        return isinstance(layer, nn.Linear) and layer.in_features <= ops.MOST_INT8_PRODUCTS
+
+    @classmethod
+    def of(cls, layer: nn.Linear) -> "Int8Linear":
+        """The 8-bit form of a layer."""
+        made = cls(layer.in_features, layer.out_features).to(layer.weight.device)
+        made._take(layer)
+        return made
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return self._outputs(self._run(x[:, :, None, None], (1, 1), (1, 1), (0, 0), ()))
+
+    def _outputs(self, outputs: tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+        stream, words = outputs
+        stream = stream.flatten(1) if self.stream else stream
+        return super()._outputs((stream, words.flatten(0, -2) if self.words else words))
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)}" for name in self.FIELDS)

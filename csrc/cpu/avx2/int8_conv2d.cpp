@@ -1,0 +1,68 @@
+#include <algorithm>
+
+#include "bnn/with_type.h"
+#include "cpu/avx2/vec.h"
+#include "cpu/ukernels.h"
+
+BNN_AVX2_BEGIN
+
+namespace bnn::cpu::avx2 {
+#include "cpu/generic/int8_conv2d.inl"
+
+namespace {
+
+constexpr int kTile = 2;
+
+// P pixels x 16 filters, in 16 bits a factor: a sum of four products is two lanes, for a filter, until the end.
+template <int P>
+void tile(const ByteProducts& q, int64_t first, const int8_t* panel, int32_t* dot) {
+  __m256i sums[P][4];
+#pragma GCC unroll 2
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) sums[p][i] = _mm256_setzero_si256();
+  }
+  const int8_t* w = panel + kPanelBytes;
+  for (int64_t r = 0; r < q.runs; ++r) {
+    const uint8_t* a = q.rows[r] + first * q.step;
+    for (int64_t t = q.run; t > 0; --t, a += 4) {
+      __m256i bytes[P];
+#pragma GCC unroll 2
+      for (int p = 0; p < P; ++p) bytes[p] = _mm256_cvtepu8_epi16(_mm_set1_epi32(load_four(a + p * q.step)));
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i, w += 16) {
+        const __m256i weights = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
+#pragma GCC unroll 2
+        for (int p = 0; p < P; ++p) sums[p][i] = _mm256_add_epi32(sums[p][i], _mm256_madd_epi16(bytes[p], weights));
+      }
+    }
+  }
+#pragma GCC unroll 2
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      // filters 0 1 4 5 2 3 6 7
+      const __m256i pairs = _mm256_hadd_epi32(sums[p][2 * half], sums[p][2 * half + 1]);
+      const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel) + half);
+      const __m256i sum = _mm256_add_epi32(start, _mm256_permute4x64_epi64(pairs, _MM_SHUFFLE(3, 1, 2, 0)));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(dot + (first + p) * q.ld + 8 * half), sum);
+    }
+  }
+}
+
+}  // namespace
+
+void byte_products(const ByteProducts& q) {
+  const int64_t panel_bytes = (1 + q.runs * q.run) * kPanelBytes;
+  for (int64_t panel = 0; panel < q.count; ++panel) {
+    const int8_t* weights = q.panels + panel * panel_bytes;
+    int32_t* dot = q.dot + panel * kPanel;
+    int64_t p = 0;
+    for (; p + kTile <= q.pixels; p += kTile) tile<kTile>(q, p, weights, dot);
+    if (p < q.pixels) tile<1>(q, p, weights, dot);
+  }
+}
+
+}  // namespace bnn::cpu::avx2
+
+BNN_TARGET_END

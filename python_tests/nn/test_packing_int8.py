@@ -1,0 +1,146 @@
+"""`bnn.pack(dtype=torch.int8)`: which real layers get 8 bits, what that changes, and what stays."""
+
+import copy
+import pickle
+
+import backends
+import pytest
+import torch
+from networks import SHAPES, make, randomize
+from torch import nn
+
+import bnn
+from bnn.models import build
+from bnn.nn.int8_conv2d import Int8Conv2d, Int8Linear
+
+NAMES = ("Plain", "Matrices", "reactnet_tiny", "reactnet18", "reactnet_a", "birealnet18")
+
+
+def image(name: str, count: int = 2) -> torch.Tensor:
+    return torch.randn(count, *SHAPES[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_and_instruction_sets_agree(name, tmp_path):
+    packed, x = bnn.pack(make(name), dtype=torch.int8), image(name)
+    logits = packed(x)
+    assert logits.dtype == torch.float32 and torch.isfinite(logits).all()
+    kinds = {step["kind"] for step in packed.steps}
+    assert not kinds & {"Conv2d", "Linear"} and kinds & {"Int8Conv2d", "Int8Linear"}
+    path = bnn.save(packed, tmp_path / "int8.safetensors")
+    loaded = bnn.load(path)
+    assert path.stat().st_size < bnn.save(bnn.pack(make(name), dtype=torch.bfloat16), tmp_path / "f").stat().st_size
+    for isa in bnn.isa.available():
+        with backends.using(isa):
+            assert torch.equal(packed(x), logits) and torch.equal(loaded(x), logits), isa
+
+
+@pytest.mark.parametrize("name", ["Plain", "Matrices", "reactnet_tiny", "birealnet18"])
+def test_real_layers_move_by_rounding_alone(name):
+    """Without binary layers, whose signs near zero flip, logits differ by what 8 bits round away."""
+    from bnn.models.twins import twin
+
+    channels, side, _ = SHAPES[name]
+    model = twin(name, 10, channels, side)[1] if name in bnn.models.names() else real_network(SHAPES[name])
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1), layer.running_var.uniform_(0.5, 2), layer.weight.data.normal_()
+    x = image(name, 8)
+    expected = bnn.pack(model.eval())(x)
+    error = (bnn.pack(model, dtype=torch.int8)(x) - expected).std() / expected.std()
+    rounded = (bnn.pack(model, dtype=torch.bfloat16)(x) - expected).std() / expected.std()
+    assert 0 < error < 0.1 and error < 8 * rounded + 0.02
+
+
+def real_network(shape) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(shape[0], 24, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+                         nn.Linear(96, 40), nn.ReLU(), nn.Linear(40, 10))  # fmt: skip
+
+
+def test_the_stem_pools_and_hands_over_words():
+    packed = bnn.pack(randomize(build("reactnet18", 10, 3, 224)), dtype=torch.int8)
+    stem = packed.layers[packed.steps[2]["name"]]
+    assert [step["kind"] for step in packed.steps[:4]] == ["channels_last", "cast", "Int8Conv2d", "PackedBinaryConv2d"]
+    assert stem.pool == (3, 2, 1) and stem.words and stem.stream and stem.stream_dtype == torch.bfloat16
+    assert packed.steps[3]["inputs"][0].endswith("#words")
+    rows = {row["name"]: row["kernel"] for row in packed.backend_report(torch.randn(1, 3, 224, 224))}
+    current = bnn.isa.current()
+    assert rows[packed.steps[2]["name"]] == ("avx512" if current == "amx" else current)
+
+
+def test_what_has_no_8_bit_form_stays():
+    layers = [
+        nn.Conv2d(4, 8, 3, groups=2),
+        nn.Conv2d(8, 8, 3, dilation=2),
+        nn.Conv2d(8, 8, (3, 1), (1, 2), (1, 0)),
+        nn.MaxPool2d((2, 1)),
+        nn.Conv2d(8, 8, 3),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.Conv2d(8, 6, 1, bias=False),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+    ]
+    model = nn.Sequential(*layers).eval()
+    packed = bnn.pack(model, dtype=torch.int8)
+    kinds = [step["kind"] for step in packed.steps]
+    assert kinds == ["channels_last", "cast", "Conv2d", "Conv2d", "Int8Conv2d", "MaxPool2d", "Int8Conv2d", "MaxPool2d",
+                     "Int8Conv2d", "cast", "Flatten"]  # fmt: skip
+    assert packed.layers[packed.steps[8]["name"]].pool == (2, 2, 0)
+    x = torch.randn(2, 4, 20, 30)
+    expected = model(x)
+    assert (packed(x) - expected).std() < 0.05 * expected.std()
+
+
+def test_weights_are_rounded_to_the_nearest():
+    layer = nn.Conv2d(3, 5, 3)
+    layer.weight.data[4] = 0
+    int8 = Int8Conv2d.of(layer)
+    error = (int8.weight * int8.scale.view(-1, 1, 1, 1) - layer.weight).abs().amax((1, 2, 3))
+    assert bool((error <= 0.5001 * int8.scale).all()) and int8.weight.abs().amax() == 127
+    assert torch.equal(int8.scale[4], torch.tensor(1.0)) and not int8.weight[4].any()
+    linear = Int8Linear.of(nn.Linear(7, 3, bias=False))
+    assert linear.weight.shape == (3, 7, 1, 1) and not linear.bias.any()
+
+
+def test_copies_and_changed_weights():
+    layer, x = Int8Conv2d.of(nn.Conv2d(3, 8, 3)), torch.randn(1, 3, 6, 6)
+    y = layer(x)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert other._panels.value is None and torch.equal(other(x), y)
+    layer.weight.mul_(-1)
+    layer.bias.mul_(-1)
+    assert torch.equal(layer(x), -y)
+    layer.weight = -layer.weight
+    layer.bias.mul_(-1)
+    assert torch.equal(layer(x), y)
+    with torch.inference_mode():
+        layer.weight = -layer.weight
+        layer.bias = -layer.bias
+        assert torch.equal(layer(x), -y)
+
+
+def test_a_first_layer_under_compile():
+    packed, x = bnn.pack(make("Plain"), dtype=torch.int8), image("Plain")
+    assert torch.equal(torch.compile(packed.layers[packed.steps[2]["name"]], backend="aot_eager")(x),
+                       packed.layers[packed.steps[2]["name"]](x))  # fmt: skip
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="dtype must be torch.float32 with exact=True"):
+        bnn.pack(make("Plain"), exact=True, dtype=torch.int8)
+    for arguments in ((0, 3, 1), (3, 0, 1), (3, 3, 0), (3, 3, 1, 0), (3, 3, 1, 1, -1), (3, 3, 1, 1, 0, (3, 2))):
+        with pytest.raises(ValueError, match="must be"):
+            Int8Conv2d(*arguments)
+    with pytest.raises(ValueError, match="must be"):
+        Int8Linear(3, 0)
+
+
+def test_int8_layers_in_a_summary():
+    from bnn.models.summary import summary
+
+    model = randomize(build("reactnet18", 10, 3, 224)).eval()
+    real = {row["name"]: row for row in summary(model, 224, 3)}
+    rows = summary(bnn.pack(model, dtype=torch.int8), 224, 3)
+    for kind in ("real_macs", "binary_macs"):
+        assert sum(row[kind] for row in rows) == sum(row[kind] for row in real.values())
+    assert all(row["kernel"] != "torch" for row in rows if row["real_macs"])
