@@ -19,8 +19,14 @@ LOW, HIGH = 0.7, 0.98  # of the cosine: below, nothing in common; above, a near-
 def features_of(network: Any) -> Callable[[Tensor], Tensor]:
     """[N, C, H, W] -> [N, D]: what the classifier of a network, packed or not, in eval mode gets."""
     if isinstance(network, bnn.PackedModel):
-        return bnn.PackedModel(network.steps[:-1], dict(network.layers.items()))
+        body = bnn.PackedModel(network.steps[:-1], dict(network.layers.items()))
+        return lambda images: _mean_over_pixels(body(images))
     return network.eval().features
+
+
+def _mean_over_pixels(x: Tensor) -> Tensor:
+    """Of images, which an 8-bit classifier averages itself; features stay as they are."""
+    return x.float().mean((2, 3)) if x.dim() == 4 else x
 
 
 def unit_features(features: Callable[[Tensor], Tensor], images: Images, normalize: Normalize) -> Tensor:

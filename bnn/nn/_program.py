@@ -55,6 +55,7 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 }
 HEADS = {"CosineLinear": "cosine head", "VariationalHead": "variational head"}  # float32, hence the last step
 PACKED = (PackedBinaryConv2d, PackedBinaryLinear)
+INT8 = ("Int8Conv2d", "Int8Linear")
 
 # kind -> options that are not stored, with the only value they may have
 FIXED: dict[str, dict] = {
@@ -118,8 +119,11 @@ def build_layer(kind: str, args: dict) -> nn.Module:
 
 
 def set_dtype(steps: list[dict], layers: Mapping[str, nn.Module]) -> None:
-    """Real layers and streams get the dtype of the first cast, float32 without one; the last step has float32."""
+    """Real layers and streams get bfloat16 beside 8-bit layers, else the dtype of the first cast, float32 without one;
+    the last step has float32."""
     casts = [step["args"]["dtype"] for step in steps if step["kind"] == "cast"]
+    if any(step["kind"] in INT8 for step in steps):
+        casts.insert(0, "bfloat16")
     require(set(casts) <= set(DTYPES), "the dtype of a cast", f"one of {sorted(DTYPES)}", casts)
     for step in steps[:-1] if casts else ():
         layer = layers.get(step["name"])

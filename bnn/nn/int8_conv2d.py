@@ -10,6 +10,7 @@ from bnn.nn._kept import Kept
 from bnn.nn.activations import require
 from bnn.nn.binary_conv2d import PackedEpilogue
 from bnn.ops._library import pair
+from bnn.ops.int8_conv2d import MOST_PRODUCTS
 
 
 def _round_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +87,7 @@ class Int8Conv2d(_Int8):
         """Whether a real layer has an 8-bit form."""
         return (isinstance(layer, nn.Conv2d) and layer.groups == 1 and set(layer.dilation) == {1}
                 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-                and layer.weight[0].numel() <= ops.MOST_INT8_PRODUCTS)  # fmt: skip
+                and layer.weight[0].numel() <= MOST_PRODUCTS)  # fmt: skip
 
     @staticmethod
     def can_pool(layer: Any) -> bool:
@@ -113,7 +114,10 @@ class Int8Conv2d(_Int8):
 
 
 class Int8Linear(_Int8):
-    """`torch.nn.Linear` in 8 bits, rows rounded one by one; see `Int8Conv2d`. `forward(x)`: float [M, C]."""
+    """`torch.nn.Linear` in 8 bits, rows rounded one by one; see `Int8Conv2d`.
+
+    `forward(x)`: float [M, C], or images [M, C, H, W], whose mean over the pixels is taken before.
+    """
 
     dims = 2
     FIELDS = ("in_features", "out_features", "stream", "words")
@@ -125,7 +129,7 @@ class Int8Linear(_Int8):
     @staticmethod
     def can_be(layer: Any) -> bool:
         """Whether a real layer has an 8-bit form."""
-        return isinstance(layer, nn.Linear) and layer.in_features <= ops.MOST_INT8_PRODUCTS
+        return isinstance(layer, nn.Linear) and layer.in_features <= MOST_PRODUCTS
 
     @classmethod
     def of(cls, layer: nn.Linear) -> "Int8Linear":
@@ -135,7 +139,8 @@ class Int8Linear(_Int8):
         return made
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return self._outputs(self._run(x[:, :, None, None], (1, 1), (1, 1), (0, 0), ()))
+        x = ops.multires_pool2d(x, [(1, 1)])[0] if x.dim() == 4 else x[:, :, None, None]
+        return self._outputs(self._run(x, (1, 1), (1, 1), (0, 0), ()))
 
     def _outputs(self, outputs: tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         stream, words = outputs

@@ -147,11 +147,13 @@ def _fold_real_norms(steps: list[dict], layers: dict[str, Any]) -> None:
 
 
 def _round_real_layers(steps: list[dict], layers: dict[str, Any]) -> None:
-    """Conv2d, with the MaxPool2d that alone reads it, and Linear become their 8-bit forms."""
+    """Conv2d, with the MaxPool2d that alone reads it, and Linear, with the mean over pixels that it alone reads, become
+    their 8-bit forms."""
     for step in list(steps):
         layer = layers.get(step["name"])
         if Int8Linear.can_be(layer):
             layers[step["name"]] = Int8Linear.of(layer)
+            _read_images(step, steps, layers)
         elif Int8Conv2d.can_be(layer):
             user = _only_user(step["name"], steps)
             pool = layers.get(user["name"]) if user is not None else None
@@ -161,6 +163,23 @@ def _round_real_layers(steps: list[dict], layers: dict[str, Any]) -> None:
         else:
             continue
         step["kind"] = type(layers[step["name"]]).__name__
+
+
+def _read_images(linear: dict, steps: list[dict], layers: dict[str, Any]) -> None:
+    """Leave the mean over pixels and the flattening before a layer to it, where nothing else reads them."""
+    made = {step["name"]: step for step in steps}
+    flat = made.get(linear["inputs"][0])
+    mean = made.get(flat["inputs"][0]) if flat is not None else None
+    if mean is None or any(_only_user(step["name"], steps) is None for step in (mean, flat)):
+        return
+    layer = layers.get(flat["name"])
+    start = layer.start_dim if isinstance(layer, nn.Flatten) and layer.end_dim == -1 else flat["args"].get("start_dim")
+    layer = layers.get(mean["name"])
+    size = layer.output_size if isinstance(layer, nn.AdaptiveAvgPool2d) else mean["args"].get("output_size")
+    if start == 1 and size in (1, (1, 1), [1, 1]):
+        linear["inputs"] = mean["inputs"]
+        steps.remove(mean)
+        steps.remove(flat)
 
 
 def _norm_affine(norm: Any) -> tuple[Tensor, Tensor]:
@@ -239,16 +258,19 @@ def _keep_bits(steps: list[dict], layers: dict[str, Any]) -> None:
 
 
 def _start_with(kind: str, args: dict, steps: list[dict]) -> None:
-    """A function in front of everything that reads the input."""
+    """A function in front of everything that reads the input, but for 8-bit layers: they take any dtype and layout."""
     name = free_name(kind, steps)
-    for step in steps:
+    readers = [step for step in _users(_program.INPUT, steps) if step["kind"] not in _program.INT8]
+    if not readers:
+        return
+    for step in readers:
         step["inputs"] = [name if value == _program.INPUT else value for value in step["inputs"]]
     steps.insert(0, {"name": name, "kind": kind, "inputs": [_program.INPUT], "args": args})
 
 
 def _cast_all_but_the_last(dtype: str, steps: list[dict]) -> None:
     last = steps[-1]
-    for name in dict.fromkeys(last["inputs"]):
+    for name in () if last["kind"] in _program.INT8 else dict.fromkeys(last["inputs"]):
         back = free_name("cast", steps)
         steps.insert(-1, {"name": back, "kind": "cast", "inputs": [name], "args": {"dtype": "float32"}})
         last["inputs"] = [back if value == name else value for value in last["inputs"]]

@@ -4,13 +4,12 @@ from bnn import _extension  # noqa: F401  registers the compiled kernels, where 
 from bnn.ops.binary_conv2d import binary_conv2d, binary_conv2d_fused, binary_conv2d_route, binary_conv2d_ste
 from bnn.ops.binary_linear import binary_linear, binary_linear_fused, binary_linear_route, binary_linear_ste
 from bnn.ops.bitpack import bitpack, bitunpack
-from bnn.ops.int8_conv2d import MOST_INT8_PRODUCTS, int8_conv2d, int8_panels
+from bnn.ops.int8_conv2d import int8_conv2d, int8_panels
 from bnn.ops.multires_pool2d import multires_pool2d
 from bnn.ops.prepared_conv2d import binary_conv2d_prepare, binary_conv2d_prepared
 from bnn.ops.sign_ste import sign_ste
 
 __all__ = [
-    "MOST_INT8_PRODUCTS",
     "binary_conv2d",
     "binary_conv2d_fused",
     "binary_conv2d_prepare",

@@ -12,7 +12,7 @@ from bnn.ops._library import check, check_device, check_float, define
 
 _PANEL = 16  # filters side by side
 _LEAST = 2.0**-100  # an image below it counts as 0
-MOST_INT8_PRODUCTS = 2**17  # of an output: their sum stays in int32
+MOST_PRODUCTS = 2**17  # of an output: their sum stays in int32
 
 
 def int8_conv2d(
@@ -61,15 +61,24 @@ def int8_conv2d(
     )
 
 
-def int8_panels(weight: Tensor) -> Tensor:
-    """int8 [K, C, R, S] in the order of the kernels: [ceil(K / 16), 1 + R T, 64], T = ceil(S C / 4).
+def _planes(c: int, s: int) -> int:
+    """Channels if images are read one by one of them, else 1."""
+    return c if c <= 4 and c * -(-s // 4) == -(-s * c // 4) else 1
 
-    A panel holds 16 filters. Its rows of 64 bytes are, a row of taps after the other, 4 weights of each filter; in
-    front of them stands what sums begin with, int32 [16]: pixels are multiplied as q + 128, so that is -128 sum w.
+
+def int8_panels(weight: Tensor) -> Tensor:
+    """int8 [K, C, R, S] in the order of the kernels: [ceil(K / 16), 1 + R T, 64].
+
+    A panel holds 16 filters. Its rows of 64 bytes are 4 weights of each: of a row of taps, channels innermost, filled
+    up to a multiple of 4, then of the next; where a few channels need no more rows so, of one channel of a row of taps
+    after the other. In front of them stands what sums begin with, int32 [16]: pixels are multiplied as q + 128, so
+    that is -128 sum w.
     """
     k, c, r, s = weight.shape
-    taps = weight.permute(0, 2, 3, 1).reshape(k, r, s * c)
-    taps = F.pad(taps, (0, -(s * c) % 4, 0, 0, 0, -k % _PANEL))
+    planes = _planes(c, s)
+    taps = weight.permute(0, 2, 1, 3) if planes > 1 else weight.permute(0, 2, 3, 1)
+    taps = taps.reshape(k, r * planes, s * c // planes)
+    taps = F.pad(taps, (0, -taps.shape[2] % 4, 0, 0, 0, -k % _PANEL))
     quads = taps.reshape(-1, _PANEL, taps.shape[1] * taps.shape[2] // 4, 4).transpose(1, 2)
     start = -128 * taps.sum((1, 2), dtype=torch.int32).view(-1, 1, _PANEL)
     return torch.cat([start.view(torch.int8), quads.reshape(len(quads), -1, 4 * _PANEL)], 1)
@@ -77,8 +86,10 @@ def int8_panels(weight: Tensor) -> Tensor:
 
 def _weight(panels: Tensor, k: int, c: int, r: int, s: int) -> Tensor:
     """The inverse of `int8_panels`."""
+    planes = _planes(c, s)
     quads = panels[:, 1:].reshape(len(panels), -1, _PANEL, 4).transpose(1, 2)
-    return quads.reshape(len(panels) * _PANEL, r, -1)[:k, :, : s * c].reshape(k, r, s, c).permute(0, 3, 1, 2)
+    taps = quads.reshape(len(panels) * _PANEL, r * planes, -1)[:k, :, : s * c // planes]
+    return taps.reshape(k, r, c, s).transpose(1, 2) if planes > 1 else taps.reshape(k, r, s, c).permute(0, 3, 1, 2)
 
 
 def _shape(x: Tensor, panels: Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int],
@@ -92,9 +103,10 @@ def _shape(x: Tensor, panels: Tensor, kernel_size: Sequence[int], stride: Sequen
     n, c, *size = x.shape
     (r, s), k = kernel_size, len(scale)
     n, k, *size = output_shape(op, (n, *size), (k, r, s), c, stride, padding, (1, 1), 1, 0)
-    expected = f"of at most {MOST_INT8_PRODUCTS} products an output"
-    check(r * s * c <= MOST_INT8_PRODUCTS, op, "x and kernel_size", expected, r * s * c)
-    layout = [-(-k // _PANEL), 1 + r * -(-s * c // 4), 4 * _PANEL]
+    expected = f"of at most {MOST_PRODUCTS} products an output"
+    check(r * s * c <= MOST_PRODUCTS, op, "x and kernel_size", expected, r * s * c)
+    planes = _planes(c, s)
+    layout = [-(-k // _PANEL), 1 + r * planes * -(-s * c // planes // 4), 4 * _PANEL]
     check(list(panels.shape) == layout, op, "panels", f"of shape {layout}", list(panels.shape))
     check(panels.dtype == torch.int8, op, "panels", "int8", panels.dtype)
     check_device(op, "panels", panels, x)

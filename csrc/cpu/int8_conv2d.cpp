@@ -17,14 +17,14 @@ constexpr uint8_t kZero = 128;       // what a byte of 0 stands for
 
 int64_t panel_count(const Int8Conv2d& p) { return ceil_div(p.geometry.K, kPanel); }
 int64_t sums_ld(const Int8Conv2d& p) { return panel_count(p) * kPanel; }
-int64_t row_bytes(const Int8Conv2d& p) { return (p.geometry.W + 2 * p.geometry.pad_w) * p.geometry.C; }
+int64_t row_bytes(const Int8Conv2d& p) { return (p.geometry.W + 2 * p.geometry.pad_w) * p.elements(); }
 bool pooled(const Int8Conv2d& p) { return p.pool.size > 1 || p.pool.stride > 1; }
 
 // What one thread works in
 struct Workspace {
   float* scale;            // [K] of this image
-  const uint8_t** window;  // [R] rows of bytes under a row of the output
-  uint8_t* bytes;          // [R, row_step]: the last rows of the padded image
+  const uint8_t** window;  // [R, planes] rows of bytes under a row of the output
+  uint8_t* bytes;          // [R, planes, row_step]: the last rows of the padded image
   int64_t row_step;
   int32_t* sums;          // [OW, ld]
   int32_t* columns;       // [pool.size, PW, ld]: the last rows of sums, pooled along the row
@@ -33,13 +33,13 @@ struct Workspace {
 
   Workspace(const Int8Conv2d& p, Parts& parts)
       : scale(parts.take<float>(p.geometry.K)),
-        window(parts.take<const uint8_t*>(p.geometry.R)),
+        window(parts.take<const uint8_t*>(p.runs())),
         row_step(ceil_div(row_bytes(p) + 3, 64) * 64),
         sums(parts.take<int32_t>(p.geometry.OW * sums_ld(p))),
         columns(pooled(p) ? parts.take<int32_t>(p.pool.size * p.PW * sums_ld(p)) : nullptr),
         result(pooled(p) ? parts.take<int32_t>(p.PW * sums_ld(p)) : sums),
         terms(parts.take<const int32_t*>(p.pool.size)) {
-    bytes = parts.take<uint8_t>(p.geometry.R * row_step);
+    bytes = parts.take<uint8_t>(p.runs() * row_step);
   }
 };
 
@@ -70,18 +70,19 @@ class ImageRows {
   void make_sums(int64_t oh) {
     for (int64_t r = 0; r < g_.R; ++r) {
       const int64_t padded = oh * g_.stride_h + r;
-      uint8_t* bytes = w_.bytes + padded % g_.R * w_.row_step;
-      if (padded >= next_bytes_) {
-        make_bytes(padded - g_.pad_h, bytes);
-        next_bytes_ = padded + 1;
+      uint8_t* bytes = w_.bytes + padded % g_.R * p_.planes * w_.row_step;
+      const bool made = padded < next_bytes_;
+      for (int64_t plane = 0; plane < p_.planes; ++plane, bytes += w_.row_step) {
+        if (!made) make_bytes(plane, padded - g_.pad_h, bytes);
+        w_.window[r * p_.planes + plane] = bytes;
       }
-      w_.window[r] = bytes;
+      next_bytes_ = std::max(next_bytes_, padded + 1);
     }
     ByteProducts q{};
     q.rows = w_.window;
     q.pixels = g_.OW;
-    q.step = g_.stride_w * g_.C;
-    q.runs = g_.R;
+    q.step = g_.stride_w * p_.elements();
+    q.runs = p_.runs();
     q.run = p_.run();
     q.ld = sums_ld(p_);
     const int64_t panel_bytes = (1 + q.runs * q.run) * kPanelBytes;
@@ -93,14 +94,14 @@ class ImageRows {
     }
   }
 
-  void make_bytes(int64_t h, uint8_t* bytes) const {
-    const int64_t pad = g_.pad_w * g_.C, inside = g_.W * g_.C;
+  void make_bytes(int64_t plane, int64_t h, uint8_t* bytes) const {
+    const int64_t pad = g_.pad_w * p_.elements(), inside = g_.W * p_.elements();
     if (h < 0 || h >= g_.H) {
       std::memset(bytes, kZero, static_cast<size_t>(w_.row_step));
       return;
     }
     std::memset(bytes, kZero, static_cast<size_t>(pad));
-    ukernels().to_bytes(p_.x.at((n_ * g_.H + h) * inside), inside, inverse_, bytes + pad);
+    ukernels().to_bytes(p_.x.at(((n_ * p_.planes + plane) * g_.H + h) * inside), inside, inverse_, bytes + pad);
     std::memset(bytes + pad + inside, kZero, static_cast<size_t>(w_.row_step - pad - inside));
   }
 

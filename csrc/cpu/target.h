@@ -15,4 +15,5 @@
 
 #define BNN_AVX2_BEGIN BNN_TARGET_BEGIN("avx2,f16c,popcnt")
 #define BNN_AVX512_BEGIN BNN_TARGET_BEGIN("avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,avx512vnni")
-#define BNN_AMX_BEGIN BNN_TARGET_BEGIN("avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,avx512vnni,amx-tile,amx-int8")
+#define BNN_AMX_BEGIN \
+  BNN_TARGET_BEGIN("avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,avx512vnni,amx-tile,amx-int8")

@@ -50,7 +50,8 @@ std::tuple<Tensor, Tensor> int8_conv2d(const Tensor& x, const Tensor& panels, In
                     {x.size(1), stride, padding, dilation, 1, 0});
   BNN_CHECK(g.bits() <= cpu::kMostByteProducts, op, "x and kernel_size",
             text("of at most ", cpu::kMostByteProducts, " products an output"), text(g.bits()));
-  check_shape(op, "panels", panels, {ceil_div(g.K, cpu::kPanel), 1 + g.R * p.run(), cpu::kPanelBytes});
+  p.planes = byte_planes(g.C, g.S);
+  check_shape(op, "panels", panels, {ceil_div(g.K, cpu::kPanel), 1 + p.runs() * p.run(), cpu::kPanelBytes});
   BNN_CHECK(panels.scalar_type() == ScalarType::Char, op, "panels", "int8", dtype_text(panels));
   check_device(op, "panels", panels, x);
   p.pool = pool_of(op, pool);
@@ -58,7 +59,7 @@ std::tuple<Tensor, Tensor> int8_conv2d(const Tensor& x, const Tensor& panels, In
   p.PW = pooled_size(op, g.OW, p.pool);
   const FusedOutputs out =
       make_fused(op, x, {g.N, g.K, p.PH, p.PW}, {scale, bias, std::nullopt, next_shift}, std::nullopt, stream_dtype);
-  const Tensor image = channels_innermost(x), filters = dense(panels);
+  const Tensor image = p.planes == 1 ? channels_innermost(x) : dense(x), filters = dense(panels);
   p.x = span_of(image);
   p.panels = static_cast<const int8_t*>(filters.const_data_ptr());
   p.epilogue = out.epilogue;

@@ -55,7 +55,7 @@ bool check(ukernel::byte_products* f, ukernel::byte_products* truth) {
 }
 
 bool check(ukernel::maxima* f, ukernel::maxima* truth) {
-  const int64_t count = 1 + up_to(4), n = up_to(70);
+  const int64_t count = 1 + up_to(4), n = 16 * up_to(8);
   std::vector<std::vector<int32_t>> values;
   std::vector<const int32_t*> rows;
   for (int64_t j = 0; j < count; ++j) values.push_back(integers(n));

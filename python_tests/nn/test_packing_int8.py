@@ -59,13 +59,17 @@ def real_network(shape) -> nn.Module:
 
 def test_the_stem_pools_and_hands_over_words():
     packed = bnn.pack(randomize(build("reactnet18", 10, 3, 224)), dtype=torch.int8)
-    stem = packed.layers[packed.steps[2]["name"]]
-    assert [step["kind"] for step in packed.steps[:4]] == ["channels_last", "cast", "Int8Conv2d", "PackedBinaryConv2d"]
+    first, second, *_, last = packed.steps
+    stem = packed.layers[first["name"]]
+    assert [step["kind"] for step in (first, second, last)] == ["Int8Conv2d", "PackedBinaryConv2d", "Int8Linear"]
+    assert first["inputs"] == ["input"] and not {step["kind"] for step in packed.steps} & {"cast", "flatten"}
     assert stem.pool == (3, 2, 1) and stem.words and stem.stream and stem.stream_dtype == torch.bfloat16
-    assert packed.steps[3]["inputs"][0].endswith("#words")
+    assert second["inputs"][0].endswith("#words")
+    dtypes = {name: layer.stream_dtype for name, layer in packed.layers.items() if hasattr(layer, "stream_dtype")}
+    assert dtypes.pop(last["name"]) == torch.float32 and set(dtypes.values()) == {torch.bfloat16}
     rows = {row["name"]: row["kernel"] for row in packed.backend_report(torch.randn(1, 3, 224, 224))}
     current = bnn.isa.current()
-    assert rows[packed.steps[2]["name"]] == ("avx512" if current == "amx" else current)
+    assert rows[first["name"]] == rows[last["name"]] == ("avx512" if current == "amx" else current)
 
 
 def test_what_has_no_8_bit_form_stays():
@@ -89,6 +93,35 @@ def test_what_has_no_8_bit_form_stays():
     x = torch.randn(2, 4, 20, 30)
     expected = model(x)
     assert (packed(x) - expected).std() < 0.05 * expected.std()
+
+
+def test_a_mean_that_something_else_reads_stays():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.flat = nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten()
+            self.a, self.b = nn.Linear(6, 4), nn.Linear(6, 4)
+
+        def forward(self, x):
+            y = self.flat(self.pool(x))
+            return self.a(y) + self.b(y)
+
+    one = nn.Sequential(nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(6, 4))
+    wide = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4))
+    kinds = [[step["kind"] for step in bnn.pack(model, dtype=torch.int8).steps if "Int8" not in step["kind"]]
+             for model in (one, wide, Two())]  # fmt: skip
+    assert kinds[0] == [] and "AdaptiveAvgPool2d" in kinds[1] and "AdaptiveAvgPool2d" in kinds[2]
+    x = torch.randn(3, 6, 5, 5)
+    for model in (one, wide, Two()):
+        assert (bnn.pack(model, dtype=torch.int8)(x) - model(x)).abs().max() < 0.02
+
+
+def test_features_of_a_network_that_averages_in_its_classifier():
+    from bnn.commands._prototypes import features_of
+
+    model, x = make("reactnet_tiny"), image("reactnet_tiny", 3)
+    features = features_of(bnn.pack(model, dtype=torch.int8))(x)
+    assert features.shape == model.features(x).shape == features_of(bnn.pack(model))(x).shape
 
 
 def test_weights_are_rounded_to_the_nearest():
@@ -121,8 +154,8 @@ def test_copies_and_changed_weights():
 
 def test_a_first_layer_under_compile():
     packed, x = bnn.pack(make("Plain"), dtype=torch.int8), image("Plain")
-    assert torch.equal(torch.compile(packed.layers[packed.steps[2]["name"]], backend="aot_eager")(x),
-                       packed.layers[packed.steps[2]["name"]](x))  # fmt: skip
+    layer = packed.layers[packed.steps[0]["name"]]
+    assert torch.equal(torch.compile(layer, backend="aot_eager")(x), layer(x))
 
 
 def test_refusals():

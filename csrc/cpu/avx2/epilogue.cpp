@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "bnn/with_type.h"
 #include "cpu/avx2/vec.h"

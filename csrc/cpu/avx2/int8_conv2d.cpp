@@ -13,6 +13,8 @@ namespace {
 
 constexpr int kTile = 2;
 
+inline __m256i load(const int32_t* sums) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums)); }
+
 // P pixels x 16 filters, in 16 bits a factor: a sum of four products is two lanes, for a filter, until the end.
 template <int P>
 void tile(const ByteProducts& q, int64_t first, const int8_t* panel, int32_t* dot) {
@@ -43,7 +45,7 @@ void tile(const ByteProducts& q, int64_t first, const int8_t* panel, int32_t* do
     for (int half = 0; half < 2; ++half) {
       // filters 0 1 4 5 2 3 6 7
       const __m256i pairs = _mm256_hadd_epi32(sums[p][2 * half], sums[p][2 * half + 1]);
-      const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel) + half);
+      const __m256i start = load(reinterpret_cast<const int32_t*>(panel) + 8 * half);
       const __m256i sum = _mm256_add_epi32(start, _mm256_permute4x64_epi64(pairs, _MM_SHUFFLE(3, 1, 2, 0)));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(dot + (first + p) * q.ld + 8 * half), sum);
     }
@@ -60,6 +62,15 @@ void byte_products(const ByteProducts& q) {
     int64_t p = 0;
     for (; p + kTile <= q.pixels; p += kTile) tile<kTile>(q, p, weights, dot);
     if (p < q.pixels) tile<1>(q, p, weights, dot);
+  }
+}
+
+void maxima(const int32_t* const* rows, int64_t count, int64_t n, int32_t* to) {
+  const int32_t *a = rows[0], *b = rows[count > 1], *c = rows[count > 2 ? 2 : 0];
+  for (int64_t i = 0; i < n; i += 8) {
+    __m256i largest = _mm256_max_epi32(_mm256_max_epi32(load(a + i), load(b + i)), load(c + i));
+    for (int64_t j = 3; j < count; ++j) largest = _mm256_max_epi32(largest, load(rows[j] + i));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), largest);
   }
 }
 

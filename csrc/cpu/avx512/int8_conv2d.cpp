@@ -74,6 +74,16 @@ void byte_products(const ByteProducts& q) {
   if (panel < q.count) next(some_panels<1>, 1);
 }
 
+void maxima(const int32_t* const* rows, int64_t count, int64_t n, int32_t* to) {
+  const int32_t *a = rows[0], *b = rows[count > 1], *c = rows[count > 2 ? 2 : 0];
+  for (int64_t i = 0; i < n; i += 16) {
+    const __m512i two = _mm512_max_epi32(_mm512_loadu_si512(a + i), _mm512_loadu_si512(b + i));
+    __m512i largest = _mm512_max_epi32(two, _mm512_loadu_si512(c + i));
+    for (int64_t j = 3; j < count; ++j) largest = _mm512_max_epi32(largest, _mm512_loadu_si512(rows[j] + i));
+    _mm512_storeu_si512(to + i, largest);
+  }
+}
+
 }  // namespace bnn::cpu::avx512
 
 BNN_TARGET_END

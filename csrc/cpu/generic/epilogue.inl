@@ -144,8 +144,9 @@ void fused_words(const Epilogue& e, const D* dot, int64_t ld, int64_t row, int64
   });
 }
 
-// A word of channels of a residual block: stream and shortcut of one type, all factors in registers over the rows.
-template <class T, bool kRprelu, class D>
+// A word of channels of a stream, of a residual block with a shortcut of the same type: all factors in registers over
+// the rows.
+template <class T, bool kResidual, bool kRprelu, class D>
 void fused_block(const Epilogue& e, const D* dot, int64_t ld, int64_t row, int64_t rows, int64_t c) {
   const Sign sign(e, c);
   Vec::F before[Sign::kParts], slope[Sign::kParts], after[Sign::kParts];
@@ -158,16 +159,16 @@ void fused_block(const Epilogue& e, const D* dot, int64_t ld, int64_t row, int64
   }
   const int64_t L = words_for(e.channels);
   const Vec::F zero = Vec::all(0.0f);
-  const T* residual = static_cast<const T*>(e.residual.data) + row * e.channels + c;
+  const T* residual = kResidual ? static_cast<const T*>(e.residual.data) + row * e.channels + c : nullptr;
   T* stream = static_cast<T*>(e.stream.data) + row * e.channels + c;
   uint64_t* words = e.words == nullptr ? nullptr : e.words + row * L + c / kWordBits;
-  for (int64_t r = 0; r < rows; ++r, dot += ld, residual += e.channels, stream += e.channels) {
+  for (int64_t r = 0; r < rows; ++r, dot += ld, stream += e.channels) {
     uint64_t word = 0;
 #pragma GCC unroll 8
     for (int i = 0; i < Sign::kParts; ++i) {
       const int k = i * Vec::kLanes;
       Vec::F y = Vec::add(Vec::mul(sign.scale[i], Vec::load(dot + k, Full{})), sign.bias[i]);
-      y = Vec::add(y, Vec::load(residual + k, Full{}));
+      if constexpr (kResidual) y = Vec::add(y, Vec::load(residual + r * e.channels + k, Full{}));
       if constexpr (kRprelu) {
         const Vec::F t = Vec::add(y, before[i]);
         y = Vec::add(Vec::select(Vec::less(zero, t), Vec::mul(slope[i], t), t), after[i]);
@@ -192,16 +193,23 @@ void fused_rows(const Epilogue& e, const D* dot, int64_t ld, const OutputPart& p
   int64_t row = part.row;
   const int64_t rows = part.rows;
   const auto of = [&](int64_t c) { return dot + (c - part.channel); };
-  const bool residual_block = e.residual && e.stream && e.residual.dtype == e.stream.dtype;
+  const bool one_type = e.stream && (!e.residual || e.residual.dtype == e.stream.dtype);
   if (words_alone(e) && by_words(part, [&](int64_t c) { fused_words(e, of(c), ld, row, rows, c); })) return;
   const auto block = [&](int64_t c) {
     with_type(e.stream.dtype, [&](auto tag) {
       using T = decltype(tag);
-      return e.rprelu != nullptr ? fused_block<T, true>(e, of(c), ld, row, rows, c)
-                                 : fused_block<T, false>(e, of(c), ld, row, rows, c);
+      const auto chosen = [&](auto residual, auto rprelu) {
+        fused_block<T, residual.value, rprelu.value>(e, of(c), ld, row, rows, c);
+      };
+      if (e.residual) {
+        e.rprelu != nullptr ? chosen(std::true_type{}, std::true_type{}) : chosen(std::true_type{}, std::false_type{});
+      } else {
+        e.rprelu != nullptr ? chosen(std::false_type{}, std::true_type{})
+                            : chosen(std::false_type{}, std::false_type{});
+      }
     });
   };
-  if (residual_block && by_words(part, block)) return;
+  if (one_type && by_words(part, block)) return;
   const int64_t K = e.channels, L = words_for(K), end = part.channel + part.channels;
   const Vec::F zero = Vec::all(0.0f);
   for (int64_t r = 0; r < rows; ++r, ++row, dot += ld) {

@@ -25,13 +25,3 @@ void to_bytes(ConstSpan x, int64_t n, float inverse, uint8_t* bytes) {
     });
   });
 }
-
-void maxima(const int32_t* const* rows, int64_t count, int64_t n, int32_t* to) {
-  const int32_t* first = rows[0];
-  const int32_t* second = rows[count > 1 ? 1 : 0];
-  for (int64_t i = 0; i < n; ++i) to[i] = first[i] > second[i] ? first[i] : second[i];
-  for (int64_t j = 2; j < count; ++j) {
-    const int32_t* row = rows[j];
-    for (int64_t i = 0; i < n; ++i) to[i] = to[i] > row[i] ? to[i] : row[i];
-  }
-}

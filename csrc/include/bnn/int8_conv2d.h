@@ -16,16 +16,25 @@ struct Int8Conv2d {
   };
 
   ConvGeometry geometry;           // G = 1, no dilation; OH, OW before pooling
+  int64_t planes = 1;              // see byte_planes
   Pool pool;                       // size 1: none
   int64_t PH = 0, PW = 0;          // after it
-  ConstSpan x;                     // [N, H, W, C]
+  ConstSpan x;                     // [N, planes, H, W, C / planes]
   const int8_t* panels = nullptr;  // as in ByteProducts (cpu/ukernels.h)
   Epilogue epilogue;               // fused, scale for a step of 1; rows are pixels after pooling
   float* steps = nullptr;          // [N], see cpu::image_steps
 
   int64_t rows() const { return geometry.N * PH; }
-  int64_t run() const { return ceil_div(geometry.S * geometry.C, 4); }  // of ByteProducts
+  int64_t elements() const { return geometry.C / planes; }  // of a pixel in a plane
+  int64_t runs() const { return geometry.R * planes; }      // of ByteProducts
+  int64_t run() const { return ceil_div(geometry.S * elements(), 4); }
 };
+
+// Images are read with channels innermost, as one plane, or, where that needs no more products, channel by channel as
+// they come: 7 taps of 3 channels are 6 times 4 bytes either way.
+constexpr int64_t byte_planes(int64_t C, int64_t S) {
+  return C <= 4 && C * ceil_div(S, 4) == ceil_div(S * C, 4) ? C : 1;
+}
 
 namespace cpu {
 
