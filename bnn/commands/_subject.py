@@ -117,6 +117,5 @@ def _convolutions(model: nn.Module) -> Counter:
     real = nn.Conv2d | Int8Conv2d
     found = [m for m in model.modules() if isinstance(m, real | BinaryConv2d | PackedBinaryConv2d)]
     return Counter(
-        (isinstance(m, real), m.in_channels, m.out_channels, m.kernel_size, m.stride, getattr(m, "groups", 1))
-        for m in found
+        (isinstance(m, real), m.in_channels, m.out_channels, m.kernel_size, m.stride, m.groups) for m in found
     )

@@ -16,8 +16,8 @@ from bnn.ops.bitpack import word_count
 _output_shape = lru_cache(output_shape)
 
 
-def _set_geometry(layer: Any, in_channels: int, out_channels: int, kernel_size, stride, padding, dilation,
-                  groups: int, pad_value: int) -> None:  # fmt: skip
+def set_geometry(layer: Any, in_channels: int, out_channels: int, kernel_size, stride, padding, dilation,
+                 groups: int, pad_value: int) -> None:  # fmt: skip
     """Check and store what a layer and its packed form have in common."""
     require(in_channels > 0 and out_channels > 0, "in_channels and out_channels", "positive",
             (in_channels, out_channels))  # fmt: skip
@@ -80,7 +80,7 @@ class BinaryConv2d(nn.Module):
         super().__init__()
         require(surrogate in SURROGATES, "surrogate", f"one of {SURROGATES}", surrogate)
         require(scale in SCALES, "scale", f"one of {SCALES}", scale)
-        _set_geometry(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, pad_value)
+        set_geometry(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, pad_value)
         self.surrogate, self.scale = surrogate, scale
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
@@ -175,7 +175,7 @@ class PackedBinaryConv2d(PackedEpilogue):
         words: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, has_shift, has_rprelu, stream, words)
-        _set_geometry(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, pad_value)
+        set_geometry(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, pad_value)
         self.has_shift, self.has_rprelu = has_shift, has_rprelu
         words_shape = (out_channels, *self.kernel_size, word_count(in_channels // groups))
         self.register_buffer("weight", torch.zeros(words_shape, dtype=torch.int64))
@@ -196,7 +196,7 @@ class PackedBinaryConv2d(PackedEpilogue):
             )  # fmt: skip
         return self._outputs(outputs)
 
-    def _prepare(self, weight: Tensor, *factors: Tensor | None) -> Tensor:
+    def _prepare(self, weight: Tensor, *factors: Any) -> Tensor:
         return ops.binary_conv2d_prepare(
             weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups, self.pad_value, *factors
         )

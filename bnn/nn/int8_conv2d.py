@@ -1,5 +1,6 @@
 """Real layers of a packed network in 8 bits."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,9 +9,8 @@ from torch import Tensor, nn
 from bnn import isa, ops
 from bnn.nn._kept import Kept
 from bnn.nn.activations import require
-from bnn.nn.binary_conv2d import PackedEpilogue
-from bnn.ops._library import pair
-from bnn.ops.int8_conv2d import MOST_PRODUCTS
+from bnn.nn.binary_conv2d import PackedEpilogue, set_geometry
+from bnn.ops.int8_conv2d import MOST_PRODUCTS, is_pool
 
 
 def _round_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,10 +24,9 @@ def _round_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
 class _Int8(PackedEpilogue):
     """Weights and the op, whatever the rank of the input."""
 
-    def __init__(self, inputs: int, outputs: int, kernel_size: tuple[int, int], stream: bool, words: bool) -> None:
-        require(inputs > 0 and outputs > 0, "inputs and outputs", "positive", (inputs, outputs))
-        super().__init__(inputs, outputs, False, False, stream, words)
-        self.register_buffer("weight", torch.zeros(outputs, inputs, *kernel_size, dtype=torch.int8))
+    def _hold(self, *shape: int) -> None:
+        require(math.prod(shape[1:]) <= MOST_PRODUCTS, "an output", f"of at most {MOST_PRODUCTS} products", shape[1:])
+        self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8))
         self._panels = Kept("weight")
 
     def _run(self, x: Tensor, kernel_size, stride, padding, pool) -> tuple[Tensor, Tensor]:
@@ -60,6 +59,11 @@ class Int8Conv2d(_Int8):
     returns the stream, the words of the next binary layer or both, as `stream` and `words` say. No gradient.
     """
 
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
     dims = 4
     FIELDS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "pool", "stream", "words")
 
@@ -74,18 +78,17 @@ class Int8Conv2d(_Int8):
         stream: bool = True,
         words: bool = False,
     ) -> None:
-        for name, value, least in (("kernel_size", kernel_size, 1), ("stride", stride, 1), ("padding", padding, 0)):
-            value = tuple(pair(value))
-            require(len(value) == 2 and min(value) >= least, name, f"at least {least}", value)
-            setattr(self, name, value)
-        require(len(pool) in (0, 3), "pool", "() or size, stride and padding", pool)
-        super().__init__(in_channels, out_channels, self.kernel_size, stream, words)
-        self.in_channels, self.out_channels, self.pool = in_channels, out_channels, tuple(pool)
+        super().__init__(in_channels, out_channels, False, False, stream, words)
+        set_geometry(self, in_channels, out_channels, kernel_size, stride, padding, dilation=1, groups=1, pad_value=0)
+        fits = not pool or is_pool(pool)
+        require(fits, "pool", "() or size and stride of 1 to 64 and a padding of at most half the size", pool)
+        self.pool = tuple(pool)
+        self._hold(out_channels, in_channels, *self.kernel_size)
 
     @staticmethod
     def can_be(layer: Any) -> bool:
         """Whether a real layer has an 8-bit form."""
-        return (isinstance(layer, nn.Conv2d) and layer.groups == 1 and set(layer.dilation) == {1}
+        return (type(layer) is nn.Conv2d and layer.groups == 1 and set(layer.dilation) == {1}
                 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
                 and layer.weight[0].numel() <= MOST_PRODUCTS)  # fmt: skip
 
@@ -101,8 +104,8 @@ class Int8Conv2d(_Int8):
     def of(cls, layer: nn.Conv2d, pool: nn.MaxPool2d | None = None) -> "Int8Conv2d":
         """The 8-bit form of a layer, and of the pooling after it."""
         window = () if pool is None else (pool.kernel_size, pool.stride, pool.padding)
-        made = cls(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, window)
-        made = made.to(layer.weight.device)
+        geometry: Any = (layer.kernel_size, layer.stride, layer.padding, window)
+        made = cls(layer.in_channels, layer.out_channels, *geometry).to(layer.weight.device)
         made._take(layer)
         return made
 
@@ -123,13 +126,16 @@ class Int8Linear(_Int8):
     FIELDS = ("in_features", "out_features", "stream", "words")
 
     def __init__(self, in_features: int, out_features: int, stream: bool = True, words: bool = False) -> None:
-        super().__init__(in_features, out_features, (1, 1), stream, words)
+        require(in_features > 0 and out_features > 0, "in_features and out_features", "positive",
+                (in_features, out_features))  # fmt: skip
+        super().__init__(in_features, out_features, False, False, stream, words)
         self.in_features, self.out_features = in_features, out_features
+        self._hold(out_features, in_features, 1, 1)
 
     @staticmethod
     def can_be(layer: Any) -> bool:
         """Whether a real layer has an 8-bit form."""
-        return isinstance(layer, nn.Linear) and layer.in_features <= MOST_PRODUCTS
+        return type(layer) is nn.Linear and layer.in_features <= MOST_PRODUCTS
 
     @classmethod
     def of(cls, layer: nn.Linear) -> "Int8Linear":

@@ -150,19 +150,20 @@ def _round_real_layers(steps: list[dict], layers: dict[str, Any]) -> None:
     """Conv2d, with the MaxPool2d that alone reads it, and Linear, with the mean over pixels that it alone reads, become
     their 8-bit forms."""
     for step in list(steps):
-        layer = layers.get(step["name"])
+        layer: Any = layers.get(step["name"])
         if Int8Linear.can_be(layer):
-            layers[step["name"]] = Int8Linear.of(layer)
+            rounded: Any = Int8Linear.of(layer)
             _read_images(step, steps, layers)
         elif Int8Conv2d.can_be(layer):
-            user = _only_user(step["name"], steps)
-            pool = layers.get(user["name"]) if user is not None else None
-            if Int8Conv2d.can_pool(pool):
+            user, pool = _only_user(step["name"], steps), None
+            if user is not None and Int8Conv2d.can_pool(layers.get(user["name"])):
+                pool = layers[user["name"]]
                 _absorb(step, user, steps)
-            layers[step["name"]] = Int8Conv2d.of(layer, pool if Int8Conv2d.can_pool(pool) else None)
+            rounded = Int8Conv2d.of(layer, pool)
         else:
             continue
-        step["kind"] = type(layers[step["name"]]).__name__
+        layers[step["name"]] = rounded
+        step["kind"] = type(rounded).__name__
 
 
 def _read_images(linear: dict, steps: list[dict], layers: dict[str, Any]) -> None:
@@ -170,7 +171,7 @@ def _read_images(linear: dict, steps: list[dict], layers: dict[str, Any]) -> Non
     made = {step["name"]: step for step in steps}
     flat = made.get(linear["inputs"][0])
     mean = made.get(flat["inputs"][0]) if flat is not None else None
-    if mean is None or any(_only_user(step["name"], steps) is None for step in (mean, flat)):
+    if flat is None or mean is None or any(_only_user(step["name"], steps) is None for step in (mean, flat)):
         return
     layer = layers.get(flat["name"])
     start = layer.start_dim if isinstance(layer, nn.Flatten) and layer.end_dim == -1 else flat["args"].get("start_dim")

@@ -66,6 +66,12 @@ def _planes(c: int, s: int) -> int:
     return c if c <= 4 and c * -(-s // 4) == -(-s * c // 4) else 1
 
 
+def is_pool(pool: Sequence[int]) -> bool:
+    """Whether size, stride and padding are those of a pooling."""
+    whole = len(pool) == 3 and all(isinstance(v, int) for v in pool)
+    return whole and 1 <= pool[0] <= 64 and 1 <= pool[1] <= 64 and 0 <= 2 * pool[2] <= pool[0]
+
+
 def int8_panels(weight: Tensor) -> Tensor:
     """int8 [K, C, R, S] in the order of the kernels: [ceil(K / 16), 1 + R T, 64].
 
@@ -111,8 +117,8 @@ def _shape(x: Tensor, panels: Tensor, kernel_size: Sequence[int], stride: Sequen
     check(panels.dtype == torch.int8, op, "panels", "int8", panels.dtype)
     check_device(op, "panels", panels, x)
     if len(pool):
-        fits = len(pool) == 3 and 1 <= pool[0] <= 64 and 1 <= pool[1] <= 64 and 0 <= 2 * pool[2] <= pool[0]
-        check(fits, op, "pool", "[], or size and stride of 1 to 64 and a padding of at most half the size", list(pool))
+        expected = "[], or size and stride of 1 to 64 and a padding of at most half the size"
+        check(is_pool(pool), op, "pool", expected, list(pool))
         for edge in size:
             fits = edge + 2 * pool[2] >= pool[0]
             check(fits, op, "pool", f"of a size that fits into {edge} rows or columns", pool[0])

@@ -61,6 +61,27 @@ def test_the_good_file_loads(good):
     assert bnn.load(good)(torch.randn(2, *SHAPES["Plain"])).shape == (2, 10)
 
 
+@pytest.mark.parametrize("pool", [[3], [3, 2, 2], [65, 1, 0], [0, 1, 0], [3, 2, -1], [3, 2, 0.5], 3, "max"])
+def test_an_8_bit_layer_that_pools_nonsense(tmp_path, pool):
+    good = bnn.save(bnn.pack(make("Plain"), dtype=torch.int8), tmp_path / "good.safetensors")
+
+    def change(metadata: dict, tensors: dict) -> None:
+        step(metadata, "Int8Conv2d")["args"]["pool"] = pool
+
+    refused(altered(good, tmp_path, change))
+
+
+def test_8_bit_weights_of_another_type(tmp_path):
+    good = bnn.save(bnn.pack(make("Plain"), dtype=torch.int8), tmp_path / "good.safetensors")
+    for dtype in (torch.float32, torch.uint8, torch.int64):
+
+        def change(metadata: dict, tensors: dict, dtype=dtype) -> None:
+            name = step(metadata, "Int8Linear")["name"] + ".weight"
+            tensors[name] = tensors[name].to(dtype)
+
+        refused(altered(good, tmp_path, change), "the graph says torch.int8")
+
+
 def test_truncated(good, tmp_path):
     data, path = good.read_bytes(), tmp_path / "short.safetensors"
     header = 8 + struct.unpack("<Q", data[:8])[0]
