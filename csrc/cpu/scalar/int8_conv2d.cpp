@@ -41,7 +41,10 @@ void byte_products(const ByteProducts& q) {
         const uint8_t* a = q.rows[r] + p * q.step;
         for (int64_t t = 0; t < q.run; ++t, a += 4) {
           w += kPanelBytes;
-          for (int k = 0; k < kPanelBytes; ++k) sums[k / 4] += static_cast<uint32_t>(a[k % 4] * w[k]);
+          for (int k = 0; k < kPanel; ++k) {
+            const int8_t* four = w + 4 * k;
+            sums[k] += static_cast<uint32_t>(a[0] * four[0] + a[1] * four[1] + a[2] * four[2] + a[3] * four[3]);
+          }
         }
       }
       std::memcpy(q.dot + p * q.ld + panel * kPanel, sums, sizeof(sums));
