@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bnn.nn._packed import PackedEpilogue
 from bnn.nn.activations import RPReLU, RSign, require
-from bnn.nn.binary_conv2d import PackedBinaryConv2d, PackedEpilogue
+from bnn.nn.binary_conv2d import PackedBinaryConv2d
 from bnn.nn.binary_linear import PackedBinaryLinear
 from bnn.nn.blend import Blend
 from bnn.nn.cosine_linear import CosineLinear

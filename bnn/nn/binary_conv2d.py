@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn import ops
-from bnn.nn._kept import Kept
+from bnn.nn._packed import Kept, PackedEpilogue
 from bnn.nn.activations import require
 from bnn.ops._convolution import convolve, output_shape
 from bnn.ops._library import SCALES, SURROGATES, autocast, pair
@@ -103,41 +103,6 @@ class BinaryConv2d(nn.Module):
             f"shift={self.shift is not None}, surrogate={self.surrogate!r}, scale={self.scale!r}"
             f"{', real_weight=True' if self.real_weight else ''}"
         )
-
-
-class PackedEpilogue(nn.Module):
-    """What a packed layer does with its integer sums: buffers and flags of the fused op, and of what is asked of it.
-
-    `shift` packs a float input; `rprelu` and `next_shift` are there where they were folded in; `stream` and `words`
-    say which outputs later layers read. `dims`: of what they read and write as floats, 4 or 2.
-    """
-
-    dims: int
-    stream_dtype = torch.float32
-    weight: Tensor
-    scale: Tensor
-    bias: Tensor
-    shift: Tensor | None
-    rprelu: Tensor | None
-    next_shift: Tensor | None
-
-    def __init__(self, in_channels: int, out_channels: int, shift: bool, rprelu: bool, stream: bool, words: bool):
-        super().__init__()
-        require(stream or words, "stream and words", "not both false", (stream, words))
-        self.stream, self.words = stream, words
-        self.register_buffer("scale", torch.ones(out_channels))
-        self.register_buffer("bias", torch.zeros(out_channels))
-        self.register_buffer("shift", torch.zeros(in_channels) if shift else None)
-        self.register_buffer("rprelu", torch.zeros(3, out_channels) if rprelu else None)
-        self.register_buffer("next_shift", torch.zeros(out_channels) if words else None)
-
-    def _words_of(self, x: Tensor) -> Tensor:
-        return x if x.dtype == torch.int64 else ops.bitpack(x, self.shift)
-
-    def _outputs(self, outputs: tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
-        if self.stream and self.words:
-            return outputs
-        return outputs[0] if self.stream else outputs[1]
 
 
 class PackedBinaryConv2d(PackedEpilogue):

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnn import ops
+from bnn.nn._packed import PackedEpilogue
 from bnn.nn.activations import require
-from bnn.nn.binary_conv2d import PackedEpilogue
 from bnn.ops._library import SCALES, SURROGATES, autocast
 from bnn.ops.bitpack import word_count
 

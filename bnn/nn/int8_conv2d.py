@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from bnn import isa, ops
-from bnn.nn._kept import Kept
+from bnn.nn._packed import Kept, PackedEpilogue
 from bnn.nn.activations import require
-from bnn.nn.binary_conv2d import PackedEpilogue, set_geometry
+from bnn.nn.binary_conv2d import set_geometry
 from bnn.ops.int8_conv2d import MOST_PRODUCTS, is_pool
 
 

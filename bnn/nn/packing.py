@@ -9,9 +9,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bnn import isa
 from bnn.nn import _program
+from bnn.nn._packed import PackedEpilogue
 from bnn.nn._trace import free_name, trace
 from bnn.nn.activations import RPReLU, require
-from bnn.nn.binary_conv2d import BinaryConv2d, PackedBinaryConv2d, PackedEpilogue
+from bnn.nn.binary_conv2d import BinaryConv2d, PackedBinaryConv2d
 from bnn.nn.binary_linear import BinaryLinear, PackedBinaryLinear
 from bnn.nn.int8_conv2d import Int8Conv2d, Int8Linear
 from bnn.ops._training import binarize_weight

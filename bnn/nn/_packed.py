@@ -1,0 +1,75 @@
+"""What packed layers have in common."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnn import ops
+from bnn.nn.activations import require
+
+
+class Kept:
+    """What kernels want of a layer's buffers, made anew where one was changed or replaced; a change through `.data` or
+    another view of its memory goes unseen. Copies of the layer make their own."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self.state: list[tuple[str, Tensor | None, int, int]] | None = None
+        self.value: Any = None
+
+    def get(self, layer: nn.Module, make: Callable[..., Any]) -> Any:
+        """make(buffers), or None where torch counts no changes: for inference tensors."""
+        buffers = layer._buffers
+        if self.state is not None:
+            for name, t, address, version in self.state:
+                if buffers.get(name) is not t or (t is not None and (t.data_ptr(), t._version) != (address, version)):
+                    break
+            else:
+                return self.value
+        there = [(name, buffers[name]) for name in self.names]
+        if any(t is not None and t.is_inference() for _, t in there):
+            return None
+        state = [(name, t, *((t.data_ptr(), t._version) if t is not None else (0, 0))) for name, t in there]
+        self.value = make(*(t for _, t in there))
+        self.state = state
+        return self.value
+
+    def __getstate__(self) -> dict:
+        return {"names": self.names, "state": None, "value": None}
+
+
+class PackedEpilogue(nn.Module):
+    """What a packed layer does with its integer sums: buffers and flags of the fused op, and of what is asked of it.
+
+    `shift` packs a float input; `rprelu` and `next_shift` are there where they were folded in; `stream` and `words`
+    say which outputs later layers read. `dims`: of what they read and write as floats, 4 or 2.
+    """
+
+    dims: int
+    stream_dtype = torch.float32
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor
+    shift: Tensor | None
+    rprelu: Tensor | None
+    next_shift: Tensor | None
+
+    def __init__(self, in_channels: int, out_channels: int, shift: bool, rprelu: bool, stream: bool, words: bool):
+        super().__init__()
+        require(stream or words, "stream and words", "not both false", (stream, words))
+        self.stream, self.words = stream, words
+        self.register_buffer("scale", torch.ones(out_channels))
+        self.register_buffer("bias", torch.zeros(out_channels))
+        self.register_buffer("shift", torch.zeros(in_channels) if shift else None)
+        self.register_buffer("rprelu", torch.zeros(3, out_channels) if rprelu else None)
+        self.register_buffer("next_shift", torch.zeros(out_channels) if words else None)
+
+    def _words_of(self, x: Tensor) -> Tensor:
+        return x if x.dtype == torch.int64 else ops.bitpack(x, self.shift)
+
+    def _outputs(self, outputs: tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+        if self.stream and self.words:
+            return outputs
+        return outputs[0] if self.stream else outputs[1]
