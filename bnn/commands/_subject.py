@@ -13,8 +13,7 @@ from bnn import models
 from bnn.commands.info import default_shape
 from bnn.models._classifier import SMALL_IMAGE
 from bnn.models.twins import twin
-from bnn.nn import BinaryConv2d, PackedBinaryConv2d
-from bnn.nn.int8_conv2d import Int8Conv2d
+from bnn.nn import BinaryConv2d, Int8Conv2d, PackedBinaryConv2d
 from bnn.nn.packing import PackedModel
 from bnn.nn.real_weights import binary_layers
 from bnn.training.run import load_model, read_config, read_json

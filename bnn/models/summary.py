@@ -6,8 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnn.nn import BinaryConv2d, BinaryLinear, CosineLinear, PackedBinaryConv2d, PackedBinaryLinear
-from bnn.nn.int8_conv2d import Int8Conv2d, Int8Linear
+from bnn.nn import (
+    BinaryConv2d,
+    BinaryLinear,
+    CosineLinear,
+    Int8Conv2d,
+    Int8Linear,
+    PackedBinaryConv2d,
+    PackedBinaryLinear,
+)
 
 _BINARY = (BinaryConv2d, BinaryLinear, PackedBinaryConv2d, PackedBinaryLinear)
 _INT8 = (Int8Conv2d, Int8Linear)

@@ -10,34 +10,25 @@ from bnn import ops
 from bnn.nn.activations import require
 
 
-class Kept:
-    """What kernels want of a layer's buffers, made anew where one was changed or replaced; a change through `.data` or
-    another view of its memory goes unseen. Copies of the layer make their own."""
-
-    def __init__(self, *names: str) -> None:
-        self.names = names
-        self.state: list[tuple[str, Tensor | None, int, int]] | None = None
-        self.value: Any = None
-
-    def get(self, layer: nn.Module, make: Callable[..., Any]) -> Any:
-        """make(buffers), or None where torch counts no changes: for inference tensors."""
-        buffers = layer._buffers
-        if self.state is not None:
-            for name, t, address, version in self.state:
-                if buffers.get(name) is not t or (t is not None and (t.data_ptr(), t._version) != (address, version)):
-                    break
-            else:
-                return self.value
-        there = [(name, buffers[name]) for name in self.names]
-        if any(t is not None and t.is_inference() for _, t in there):
-            return None
-        state = [(name, t, *((t.data_ptr(), t._version) if t is not None else (0, 0))) for name, t in there]
-        self.value = make(*(t for _, t in there))
-        self.state = state
-        return self.value
-
-    def __getstate__(self) -> dict:
-        return {"names": self.names, "state": None, "value": None}
+def kept(layer: Any, names: tuple[str, ...], make: Callable[..., Tensor]) -> Tensor | None:
+    """make(buffers): what kernels want of a layer's buffers, made anew where one was changed or replaced; a change
+    through `.data` or another view of its memory goes unseen. None where torch counts no changes: for inference
+    tensors."""
+    buffers = layer._buffers
+    if layer._kept is not None:
+        state, value = layer._kept
+        for name, t, address, version in state:
+            if buffers.get(name) is not t or (t is not None and (t.data_ptr(), t._version) != (address, version)):
+                break
+        else:
+            return value
+    there = [(name, buffers[name]) for name in names]
+    if any(t is not None and t.is_inference() for _, t in there):
+        return None
+    state = [(name, t, *((t.data_ptr(), t._version) if t is not None else (0, 0))) for name, t in there]
+    value = make(*(t for _, t in there))
+    layer._kept = state, value
+    return value
 
 
 class PackedEpilogue(nn.Module):
@@ -47,7 +38,9 @@ class PackedEpilogue(nn.Module):
     say which outputs later layers read. `dims`: of what they read and write as floats, 4 or 2.
     """
 
+    FIELDS: tuple[str, ...]  # arguments of the constructor, as files hold them
     dims: int
+    _kept: tuple[list, Tensor] | None = None  # see `kept`; copies of a layer make their own
     stream_dtype = torch.float32
     weight: Tensor
     scale: Tensor
@@ -73,3 +66,9 @@ class PackedEpilogue(nn.Module):
         if self.stream and self.words:
             return outputs
         return outputs[0] if self.stream else outputs[1]
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)}" for name in self.FIELDS)

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from bnn import ops
-from bnn.nn._packed import Kept, PackedEpilogue
+from bnn.nn._packed import PackedEpilogue, kept
 from bnn.nn.activations import require
 from bnn.ops._convolution import convolve, output_shape
 from bnn.ops._library import SCALES, SURROGATES, autocast, pair
 from bnn.ops.bitpack import word_count
 
 _output_shape = lru_cache(output_shape)
+_PREPARED = ("weight", "scale", "bias", "rprelu", "next_shift")
 
 
 def set_geometry(layer: Any, in_channels: int, out_channels: int, kernel_size, stride, padding, dilation,
@@ -28,7 +29,8 @@ def set_geometry(layer: Any, in_channels: int, out_channels: int, kernel_size, s
     for name, value, least in (("kernel_size", kernel_size, 1), ("stride", stride, 1), ("padding", padding, 0),
                                ("dilation", dilation, 1)):  # fmt: skip
         value = tuple(pair(value))
-        require(len(value) == 2 and min(value) >= least, name, f"at least {least}", value)
+        fits = len(value) == 2 and all(isinstance(v, int) and v >= least for v in value)
+        require(fits, name, f"an integer or two, at least {least}", value)
         setattr(layer, name, value)
 
 
@@ -144,14 +146,13 @@ class PackedBinaryConv2d(PackedEpilogue):
         self.has_shift, self.has_rprelu = has_shift, has_rprelu
         words_shape = (out_channels, *self.kernel_size, word_count(in_channels // groups))
         self.register_buffer("weight", torch.zeros(words_shape, dtype=torch.int64))
-        self._prepared = Kept("weight", "scale", "bias", "rprelu", "next_shift")
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         x = self._words_of(x)
         dtype = self.stream_dtype if self.stream else None
         prepared = None
         if x.is_cpu and type(x) is Tensor and not torch.compiler.is_compiling():
-            prepared = self._prepared.get(self, self._prepare)
+            prepared = kept(self, _PREPARED, self._prepare)
         if prepared is not None:
             outputs = ops.binary_conv2d_prepared(x, prepared, self._shape(x), residual, dtype, self.words)
         else:
@@ -178,6 +179,3 @@ class PackedBinaryConv2d(PackedEpilogue):
             self._words_of(x), self.weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups,
             self.pad_value, self.words,
         )  # fmt: skip
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self.FIELDS)

@@ -105,6 +105,3 @@ class PackedBinaryLinear(PackedEpilogue):
     def route(self, x: Tensor) -> str:
         """Name of the kernel that `forward(x)` runs on."""
         return ops.binary_linear_route(self._words_of(x), self.weight, self.in_features, self.words)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self.FIELDS)

@@ -7,18 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from bnn import isa, ops
-from bnn.nn._packed import Kept, PackedEpilogue
+from bnn.nn._packed import PackedEpilogue, kept
 from bnn.nn.activations import require
 from bnn.nn.binary_conv2d import set_geometry
-from bnn.ops.int8_conv2d import MOST_PRODUCTS, is_pool
+from bnn.ops._library import FLOATS, pair
+from bnn.ops.int8_conv2d import MOST_PRODUCTS, POOL, is_pool
 
 
 def _round_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Float w [K, ...] -> int8 of the same shape, float32 scale [K] = max |w[k]| / 127: w is about scale int8."""
     largest = weight.detach().float().abs().amax(tuple(range(1, weight.dim())))
-    scale = torch.where(largest > 0, largest / 127, 1.0)
+    scale = torch.where(largest == 0, 1.0, largest / 127)
     steps = weight.detach().float() / scale.view(-1, *(1,) * (weight.dim() - 1))
     return steps.round().clamp(-127, 127).to(torch.int8), scale
+
+
+def _float(x: Tensor) -> Tensor:
+    return x if x.dtype in FLOATS else x.float()
 
 
 class _Int8(PackedEpilogue):
@@ -27,12 +32,11 @@ class _Int8(PackedEpilogue):
     def _hold(self, *shape: int) -> None:
         require(math.prod(shape[1:]) <= MOST_PRODUCTS, "an output", f"of at most {MOST_PRODUCTS} products", shape[1:])
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8))
-        self._panels = Kept("weight")
 
     def _run(self, x: Tensor, kernel_size, stride, padding, pool) -> tuple[Tensor, Tensor]:
         panels = None
         if type(x) is Tensor and not torch.compiler.is_compiling():
-            panels = self._panels.get(self, ops.int8_panels)
+            panels = kept(self, ("weight",), ops.int8_panels)
         if panels is None:
             panels = ops.int8_panels(self.weight)
         return ops.int8_conv2d(x, panels, kernel_size, stride, padding, pool, self.scale, self.bias, self.next_shift,
@@ -46,10 +50,15 @@ class _Int8(PackedEpilogue):
         if layer.bias is not None:
             self.bias.copy_(layer.bias.detach())
 
-    def route(self, x: Tensor) -> str:
-        """Name of the kernel that `forward(x)` runs on."""
+    def route(self, x: Tensor | None = None) -> str:
+        """Name of the kernel that `forward` runs on, whatever its input."""
         current = isa.current_on(self.weight.device)
         return {"amx": "avx512", "cuda": "reference"}.get(current, current)
+
+
+def _pairs(pool: nn.MaxPool2d) -> list[list[int]]:
+    """Size, stride and padding."""
+    return [pair(value) for value in (pool.kernel_size, pool.stride, pool.padding)]
 
 
 class Int8Conv2d(_Int8):
@@ -80,8 +89,7 @@ class Int8Conv2d(_Int8):
     ) -> None:
         super().__init__(in_channels, out_channels, False, False, stream, words)
         set_geometry(self, in_channels, out_channels, kernel_size, stride, padding, dilation=1, groups=1, pad_value=0)
-        fits = not pool or is_pool(pool)
-        require(fits, "pool", "() or size and stride of 1 to 64 and a padding of at most half the size", pool)
+        require(isinstance(pool, tuple | list) and (len(pool) == 0 or is_pool(pool)), "pool", POOL, pool)
         self.pool = tuple(pool)
         self._hold(out_channels, in_channels, *self.kernel_size)
 
@@ -97,39 +105,37 @@ class Int8Conv2d(_Int8):
         """Whether a pooling after it can be part of it."""
         if not isinstance(layer, nn.MaxPool2d) or layer.dilation != 1 or layer.ceil_mode or layer.return_indices:
             return False
-        sizes = (layer.kernel_size, layer.stride, layer.padding)
-        return all(isinstance(size, int) and size <= 64 for size in sizes)
+        return is_pool([size for size, _ in _pairs(layer)]) and all(h == w for h, w in _pairs(layer))
 
     @classmethod
     def of(cls, layer: nn.Conv2d, pool: nn.MaxPool2d | None = None) -> "Int8Conv2d":
         """The 8-bit form of a layer, and of the pooling after it."""
-        window = () if pool is None else (pool.kernel_size, pool.stride, pool.padding)
+        window = () if pool is None else tuple(size for size, _ in _pairs(pool))
         geometry: Any = (layer.kernel_size, layer.stride, layer.padding, window)
         made = cls(layer.in_channels, layer.out_channels, *geometry).to(layer.weight.device)
         made._take(layer)
         return made
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return self._outputs(self._run(x, self.kernel_size, self.stride, self.padding, self.pool))
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self.FIELDS)
+        return self._outputs(self._run(_float(x), self.kernel_size, self.stride, self.padding, self.pool))
 
 
 class Int8Linear(_Int8):
     """`torch.nn.Linear` in 8 bits, rows rounded one by one; see `Int8Conv2d`.
 
-    `forward(x)`: float [M, C], or images [M, C, H, W], whose mean over the pixels is taken before.
+    `forward(x)`: float [..., C]; with `mean`, images [M, C, H, W], whose mean over the pixels is taken before.
     """
 
     dims = 2
-    FIELDS = ("in_features", "out_features", "stream", "words")
+    FIELDS = ("in_features", "out_features", "mean", "stream", "words")
 
-    def __init__(self, in_features: int, out_features: int, stream: bool = True, words: bool = False) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, mean: bool = False, stream: bool = True, words: bool = False
+    ) -> None:
         require(in_features > 0 and out_features > 0, "in_features and out_features", "positive",
                 (in_features, out_features))  # fmt: skip
         super().__init__(in_features, out_features, False, False, stream, words)
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features, self.out_features, self.mean = in_features, out_features, mean
         self._hold(out_features, in_features, 1, 1)
 
     @staticmethod
@@ -145,13 +151,10 @@ class Int8Linear(_Int8):
         return made
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        x = ops.multires_pool2d(x, [(1, 1)])[0] if x.dim() == 4 else x[:, :, None, None]
-        return self._outputs(self._run(x, (1, 1), (1, 1), (0, 0), ()))
-
-    def _outputs(self, outputs: tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
-        stream, words = outputs
-        stream = stream.flatten(1) if self.stream else stream
-        return super()._outputs((stream, words.flatten(0, -2) if self.words else words))
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self.FIELDS)
+        x = _float(x)
+        if self.mean:
+            x = ops.multires_pool2d(x, [(1, 1)])[0].flatten(1)
+        leading = x.shape[:-1]
+        stream, words = self._run(x.reshape(-1, x.shape[-1], 1, 1), (1, 1), (1, 1), (0, 0), ())
+        stream = stream.reshape(*leading, -1) if self.stream else stream
+        return self._outputs((stream, words.reshape(*leading, -1) if self.words else words))

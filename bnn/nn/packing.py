@@ -55,7 +55,10 @@ class PackedModel(nn.Module):
         and on a GPU: give x, or it is just the highest instruction set, or "cuda".
         """
         packed = {name: layer for name, layer in self.layers.items() if isinstance(layer, PackedEpilogue)}
-        kernels = {name: isa.current_on(layer.weight.device) for name, layer in packed.items()}
+        kernels = {
+            name: layer.route() if isinstance(layer, Int8Conv2d | Int8Linear) else isa.current_on(layer.weight.device)
+            for name, layer in packed.items()
+        }
         if x is not None:
             hooks = [v.register_forward_pre_hook(partial(_record_route, kernels, k)) for k, v in packed.items()]
             try:
@@ -84,8 +87,9 @@ def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.fl
         exact: see above.
         dtype: of real-valued layers and of the stream between binary ones, all but the last layer: float32, or
             bfloat16, which is faster where the processor multiplies it (AMX, AVX-512 BF16) and rounds to 8 bits.
-            int8: real convolutions and linear layers in 8 bits, the last one, too (`bnn.ops.int8_conv2d`; not heads of
-            other kinds, groups or dilation), the rest as with bfloat16; fastest on a CPU, a slow reference on a GPU.
+            int8: real convolutions and linear layers in 8 bits, the last one, too (`bnn.ops.int8_conv2d`), the rest as
+            with bfloat16; fastest on a CPU with AVX2 or AVX-512, a slow reference on a GPU. Heads of other kinds stay,
+            and convolutions with groups, dilation, padding by name or of another mode, or over 2^17 products a number.
 
     Raises:
         ValueError: another dtype, bfloat16 or int8 with `exact`, or a layer or function that packed networks don't
@@ -153,35 +157,51 @@ def _round_real_layers(steps: list[dict], layers: dict[str, Any]) -> None:
     for step in list(steps):
         layer: Any = layers.get(step["name"])
         if Int8Linear.can_be(layer):
-            rounded: Any = Int8Linear.of(layer)
+            layers[step["name"]] = Int8Linear.of(layer)
             _read_images(step, steps, layers)
         elif Int8Conv2d.can_be(layer):
             user, pool = _only_user(step["name"], steps), None
             if user is not None and Int8Conv2d.can_pool(layers.get(user["name"])):
                 pool = layers[user["name"]]
                 _absorb(step, user, steps)
-            rounded = Int8Conv2d.of(layer, pool)
+            layers[step["name"]] = Int8Conv2d.of(layer, pool)
         else:
             continue
-        layers[step["name"]] = rounded
-        step["kind"] = type(rounded).__name__
+        step["kind"] = type(layers[step["name"]]).__name__
 
 
 def _read_images(linear: dict, steps: list[dict], layers: dict[str, Any]) -> None:
     """Leave the mean over pixels and the flattening before a layer to it, where nothing else reads them."""
     made = {step["name"]: step for step in steps}
-    flat = made.get(linear["inputs"][0])
-    mean = made.get(flat["inputs"][0]) if flat is not None else None
-    if flat is None or mean is None or any(_only_user(step["name"], steps) is None for step in (mean, flat)):
+    path = [made[name] for name in linear["inputs"] if name in made]
+    if path and _flattens(path[0], layers):
+        path += [made[name] for name in path[0]["inputs"] if name in made]
+    if not path or not _averages(path[-1], layers, flat=len(path) == 1):
         return
-    layer = layers.get(flat["name"])
-    start = layer.start_dim if isinstance(layer, nn.Flatten) and layer.end_dim == -1 else flat["args"].get("start_dim")
-    layer = layers.get(mean["name"])
-    size = layer.output_size if isinstance(layer, nn.AdaptiveAvgPool2d) else mean["args"].get("output_size")
-    if start == 1 and size in (1, (1, 1), [1, 1]):
-        linear["inputs"] = mean["inputs"]
-        steps.remove(mean)
-        steps.remove(flat)
+    if all(_only_user(step["name"], steps) is not None for step in path):
+        linear["inputs"] = path[-1]["inputs"]
+        layers[linear["name"]].mean = True
+        for step in path:
+            steps.remove(step)
+
+
+def _flattens(step: dict, layers: dict[str, Any]) -> bool:
+    """[N, C, 1, 1] to [N, C]."""
+    layer = layers.get(step["name"])
+    if isinstance(layer, nn.Flatten):
+        return (layer.start_dim, layer.end_dim) == (1, -1)
+    return step["kind"] == "flatten" and step["args"]["start_dim"] == 1
+
+
+def _averages(step: dict, layers: dict[str, Any], flat: bool) -> bool:
+    """[N, C, H, W] to [N, C, 1, 1], or to [N, C] if `flat`."""
+    layer = layers.get(step["name"])
+    if flat:
+        return step["kind"] == "mean" and not step["args"]["keepdim"]
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        return layer.output_size in (1, (1, 1))
+    size = step["args"].get("output_size")
+    return step["kind"] == "adaptive_avg_pool2d" and size in (1, (1, 1), [1, 1])
 
 
 def _norm_affine(norm: Any) -> tuple[Tensor, Tensor]:

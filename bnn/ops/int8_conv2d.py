@@ -29,14 +29,14 @@ def int8_conv2d(
 ) -> tuple[Tensor, Tensor]:
     """Convolution of 8-bit integers, inference only. Every image is rounded to multiples of a step of its own:
 
-        step[n] = max |x[n]| / 127        (NaN apart; below 2^-100 the image counts as 0)
-        q       = round(128 + x / step[n]) - 128, to nearest even, in float32; NaN counts as 0
+        step[n] = max |x[n]| / 127        (below 2^-100 the image counts as 0)
+        q       = round(128 + x / step[n]) - 128, to nearest even, in float32
         acc     = conv2d(q, w)            (integers, exact)
         acc     = max_pool2d(acc, size, stride, padding), where pool is given
         y       = (scale[k] step[n]) acc + bias[k], in float32
         stream  = y in stream_dtype;  words = bits of y + next_shift[k] < 0
 
-    No calibration: an image's result depends on itself alone. One with an infinite value gives NaN.
+    No calibration: an image's result depends on itself alone. One with an infinite value or NaN gives NaN everywhere.
 
     Args:
         x: [N, C, H, W], float32, bfloat16 or float16, in any memory format.
@@ -66,9 +66,12 @@ def _planes(c: int, s: int) -> int:
     return c if c <= 4 and c * -(-s // 4) == -(-s * c // 4) else 1
 
 
+POOL = "[], or size and stride of 1 to 64 and a padding of at most half the size"
+
+
 def is_pool(pool: Sequence[int]) -> bool:
     """Whether size, stride and padding are those of a pooling."""
-    whole = len(pool) == 3 and all(isinstance(v, int) for v in pool)
+    whole = len(pool) == 3 and all(type(v) is int for v in pool)
     return whole and 1 <= pool[0] <= 64 and 1 <= pool[1] <= 64 and 0 <= 2 * pool[2] <= pool[0]
 
 
@@ -104,9 +107,11 @@ def _shape(x: Tensor, panels: Tensor, kernel_size: Sequence[int], stride: Sequen
     op = "int8_conv2d"
     check(x.dim() == 4, op, "x", "[N, C, H, W]", list(x.shape))
     check_float(op, "x", x)
-    check(len(kernel_size) == 2, op, "kernel_size", "two integers", list(kernel_size))
+    whole = len(kernel_size) == 2 and min(kernel_size) >= 1
+    check(whole, op, "kernel_size", "two integers of at least 1", list(kernel_size))
     check(scale.dim() == 1, op, "scale", "[K]", list(scale.shape))
     n, c, *size = x.shape
+    check(min(size) >= 1, op, "x", "of at least one pixel", list(x.shape))
     (r, s), k = kernel_size, len(scale)
     n, k, *size = output_shape(op, (n, *size), (k, r, s), c, stride, padding, (1, 1), 1, 0)
     expected = f"of at most {MOST_PRODUCTS} products an output"
@@ -117,8 +122,7 @@ def _shape(x: Tensor, panels: Tensor, kernel_size: Sequence[int], stride: Sequen
     check(panels.dtype == torch.int8, op, "panels", "int8", panels.dtype)
     check_device(op, "panels", panels, x)
     if len(pool):
-        expected = "[], or size and stride of 1 to 64 and a padding of at most half the size"
-        check(is_pool(pool), op, "pool", expected, list(pool))
+        check(is_pool(pool), op, "pool", POOL, list(pool))
         for edge in size:
             fits = edge + 2 * pool[2] >= pool[0]
             check(fits, op, "pool", f"of a size that fits into {edge} rows or columns", pool[0])
@@ -142,7 +146,7 @@ def _reference(
     if x.shape[0] == 0:
         return empty
     wide = x.float()
-    largest = torch.where(wide.isnan(), 0.0, wide.abs()).amax((1, 2, 3), keepdim=True)
+    largest = torch.where(wide.isnan(), torch.inf, wide.abs()).amax((1, 2, 3), keepdim=True)
     step = torch.where(largest >= _LEAST, largest / 127, 0.0)
     inverse = torch.where((step > 0) & step.isfinite(), 1 / step, 0.0)
     product = wide * inverse

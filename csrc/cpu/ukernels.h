@@ -206,7 +206,7 @@ using pack_filters = void(const FilterWords& f, const PackedPanel& panel, uint8_
 
 using tile_products = void(const TileProducts& p);
 
-// Largest |x[i]|, 0 without any; NaN apart
+// Largest |x[i]|, 0 without any; infinite where one is NaN
 using max_abs = float(ConstSpan x, int64_t n);
 
 // bytes[i] = 128 + x[i] * inverse, rounded to nearest even; 128 where the product is NaN or beyond +-127.5

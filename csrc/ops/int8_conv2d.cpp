@@ -41,7 +41,9 @@ std::tuple<Tensor, Tensor> int8_conv2d(const Tensor& x, const Tensor& panels, In
   const char* op = "int8_conv2d";
   BNN_CHECK(x.dim() == 4, op, "x", "[N, C, H, W]", shape_text(x));
   check_float(op, "x", x, x);
-  BNN_CHECK(kernel_size.size() == 2, op, "kernel_size", "two integers", list_text(kernel_size));
+  BNN_CHECK(kernel_size.size() == 2 && kernel_size[0] >= 1 && kernel_size[1] >= 1, op, "kernel_size",
+            "two integers of at least 1", list_text(kernel_size));
+  BNN_CHECK(x.size(2) >= 1 && x.size(3) >= 1, op, "x", "of at least one pixel", shape_text(x));
   BNN_CHECK(scale.dim() == 1, op, "scale", "[K]", shape_text(scale));
   Int8Conv2d p;
   const Int2 dilation{1, 1};

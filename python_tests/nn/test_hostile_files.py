@@ -61,12 +61,25 @@ def test_the_good_file_loads(good):
     assert bnn.load(good)(torch.randn(2, *SHAPES["Plain"])).shape == (2, 10)
 
 
-@pytest.mark.parametrize("pool", [[3], [3, 2, 2], [65, 1, 0], [0, 1, 0], [3, 2, -1], [3, 2, 0.5], 3, "max"])
+@pytest.mark.parametrize(
+    "pool", [[3], [3, 2, 2], [65, 1, 0], [0, 1, 0], [3, 2, -1], [3, 2, 0.5], [True, True, False], 3, "max", ""]
+)
 def test_an_8_bit_layer_that_pools_nonsense(tmp_path, pool):
     good = bnn.save(bnn.pack(make("Plain"), dtype=torch.int8), tmp_path / "good.safetensors")
 
     def change(metadata: dict, tensors: dict) -> None:
         step(metadata, "Int8Conv2d")["args"]["pool"] = pool
+
+    refused(altered(good, tmp_path, change))
+
+
+@pytest.mark.parametrize("kind", ["Int8Conv2d", "PackedBinaryConv2d"])
+@pytest.mark.parametrize("argument, value", [("stride", [1.5, 1]), ("padding", [0.5, 0]), ("kernel_size", [0, 3])])
+def test_sizes_that_are_none(tmp_path, kind, argument, value):
+    good = bnn.save(bnn.pack(make("Plain"), dtype=torch.int8), tmp_path / "good.safetensors")
+
+    def change(metadata: dict, tensors: dict) -> None:
+        step(metadata, kind)["args"][argument] = value
 
     refused(altered(good, tmp_path, change))
 

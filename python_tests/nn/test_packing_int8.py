@@ -11,7 +11,7 @@ from torch import nn
 
 import bnn
 from bnn.models import build
-from bnn.nn.int8_conv2d import Int8Conv2d, Int8Linear
+from bnn.nn import BinaryLinear, CosineLinear, Int8Conv2d, Int8Linear
 
 NAMES = ("Plain", "Matrices", "reactnet_tiny", "reactnet18", "reactnet_a", "birealnet18")
 
@@ -95,6 +95,64 @@ def test_what_has_no_8_bit_form_stays():
     assert (packed(x) - expected).std() < 0.05 * expected.std()
 
 
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("flat", [nn.Identity(), nn.Flatten(2)])
+def test_linear_acts_on_the_last_dimension(flat):
+    """Also where there are as many columns as channels, and a mean over pixels would fit, too."""
+    features = 8 if isinstance(flat, nn.Identity) else 64
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), flat, nn.Linear(features, 4)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    expected = model(x)
+    y = bnn.pack(model, dtype=torch.int8)(x)
+    assert y.shape == expected.shape and (y - expected).std() < 0.05 * expected.std()
+
+
+def test_broken_numbers_stay_visible():
+    """As in float32, where binary layers alone take NaN for +1."""
+    model, x = real_network((3, 8, 8)).eval(), torch.randn(2, 3, 8, 8)
+    packed = bnn.pack(model, dtype=torch.int8)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        broken = x.clone()
+        broken[0, 1, 2, 3] = value
+        y = packed(broken)
+        assert y[0].isnan().all() and torch.equal(y[1], packed(x)[1])
+    with torch.no_grad():
+        model[0].weight[3, 0, 1, 1] = float("nan")
+    assert bnn.pack(model, dtype=torch.int8)(x).isnan().all()
+
+
+def test_images_of_any_float_type():
+    packed, x = bnn.pack(make("Plain"), dtype=torch.int8), image("Plain")
+    assert torch.equal(packed(x.double()), packed(x))
+    assert Int8Linear(3, 2, mean=True)(torch.randn(2, 3, 4, 4).double()).shape == (2, 2)
+    assert Int8Linear(3, 2)(torch.randn(2, 3).double()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("tail", ["relu", "pool", "binary", "cosine"])
+def test_networks_with_other_ends(tail, tmp_path):
+    ends = {
+        "relu": lambda: [nn.Conv2d(8, 4, 1), nn.ReLU()],
+        "pool": lambda: [nn.Conv2d(8, 4, 1), nn.MaxPool2d((2, 2), 2, (0, 0))],
+        "binary": lambda: [nn.Flatten(), nn.Linear(512, 16), BinaryLinear(16, 4)],
+        "cosine": lambda: [nn.AdaptiveAvgPool2d(1), nn.Flatten(), CosineLinear(8, 4)],
+    }
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.BatchNorm2d(8), *ends[tail]()).eval()
+    packed, x = bnn.pack(model, dtype=torch.int8), torch.randn(2, 3, 8, 8)
+    loaded = bnn.load(bnn.save(packed, tmp_path / "f.safetensors"))
+    assert torch.equal(loaded(x), packed(x))
+
+    def dtypes(network):
+        return [getattr(layer, "stream_dtype", None) for layer in network.layers.values()]
+
+    assert dtypes(loaded) == dtypes(packed) and dtypes(packed)[0] == torch.bfloat16
+    if tail != "binary":
+        assert (packed(x) - model(x)).std() < 0.05 * model(x).std()
+
+
 def test_a_mean_that_something_else_reads_stays():
     class Two(nn.Module):
         def __init__(self):
@@ -110,9 +168,11 @@ def test_a_mean_that_something_else_reads_stays():
     wide = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4))
     kinds = [[step["kind"] for step in bnn.pack(model, dtype=torch.int8).steps if "Int8" not in step["kind"]]
              for model in (one, wide, Two())]  # fmt: skip
+    averaging = nn.Sequential(Mean(), nn.Linear(6, 4))
+    assert [step["kind"] for step in bnn.pack(averaging, dtype=torch.int8).steps] == ["Int8Linear"]
     assert kinds[0] == [] and "AdaptiveAvgPool2d" in kinds[1] and "AdaptiveAvgPool2d" in kinds[2]
     x = torch.randn(3, 6, 5, 5)
-    for model in (one, wide, Two()):
+    for model in (one, wide, averaging, Two()):
         assert (bnn.pack(model, dtype=torch.int8)(x) - model(x)).abs().max() < 0.02
 
 
@@ -139,7 +199,11 @@ def test_copies_and_changed_weights():
     layer, x = Int8Conv2d.of(nn.Conv2d(3, 8, 3)), torch.randn(1, 3, 6, 6)
     y = layer(x)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert other._panels.value is None and torch.equal(other(x), y)
+        assert other._kept is None and torch.equal(other(x), y)
+    for other in (copy.copy(layer), layer._replicate_for_data_parallel()):
+        other._buffers = {name: None if t is None else -t for name, t in layer._buffers.items() if name != "scale"}
+        other._buffers["scale"] = layer.scale
+        assert torch.equal(other(x), -y) and torch.equal(layer(x), y)
     layer.weight.mul_(-1)
     layer.bias.mul_(-1)
     assert torch.equal(layer(x), -y)

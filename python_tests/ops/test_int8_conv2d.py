@@ -30,7 +30,7 @@ def definition(x, weight, stride, padding, pool, scale, bias) -> torch.Tensor:
     n, k, (r, s) = len(images), len(weight), weight.shape[2:]
     results = []
     for image in images:
-        largest = np.abs(image[~np.isnan(image)]).max(initial=np.float32(0))
+        largest = np.float32("inf") if np.isnan(image).any() else np.abs(image).max()
         step = np.float32(0) if largest < np.float32(2.0**-100) else largest / np.float32(127)
         inverse = np.float32(1) / step if step > 0 and np.isfinite(step) else np.float32(0)
         with np.errstate(invalid="ignore"):
@@ -107,6 +107,18 @@ def test_an_image_is_rounded_by_itself_alone(isa):
     assert bool(((together - exact).abs() <= 1.001 * bound).all())
 
 
+@pytest.mark.parametrize("value", [127, -128])
+def test_sums_at_their_bound(isa, value):
+    channels = 2**17
+    weight = torch.full((1, channels, 1, 1), value, dtype=torch.int8)
+    for sign in (1, -1):
+        x = torch.full((1, channels, 1, 1), float(sign))
+        y, _ = ops.int8_conv2d(x, ops.int8_panels(weight), (1, 1), (1, 1), (0, 0), (), torch.ones(1), torch.zeros(1),
+                               None, torch.float32)  # fmt: skip
+        exact = torch.tensor(float(sign * 127 * value * channels)) * (torch.tensor(1.0) / 127)
+        assert torch.equal(y.flatten(), exact.view(1))
+
+
 def test_panels_hold_the_weights():
     for k, c, r, s in ((1, 1, 1, 1), (16, 4, 1, 1), (17, 3, 7, 7), (70, 5, 2, 3)):
         weight = torch.randint(-128, 128, (k, c, r, s)).to(torch.int8)
@@ -166,6 +178,8 @@ def test_wrong_arguments_are_refused_by_name(isa):
     alter("x", 0, x[0])
     alter("x", 0, x.long())
     alter("x", 0, x[:, :, :0])
+    alter("x", 0, x[:, :, :, :0])
+    alter("kernel_size", 2, [0, 3])
     alter("panels", 0, x[:, :2])
     alter("panels", 1, panels[1:])
     alter("panels", 1, panels.float())

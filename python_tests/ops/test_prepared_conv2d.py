@@ -193,4 +193,9 @@ def test_copies_of_a_packed_layer_leave_what_was_prepared():
     assert file.tell() < 2 * layer.weight.nbytes + 8192
     file.seek(0)
     for other in (copy.deepcopy(layer), torch.load(file, weights_only=False)):
-        assert other._prepared.value is None and torch.equal(other(x), y)
+        assert other._kept is None and torch.equal(other(x), y)
+    strided, replica = copy.copy(layer), layer._replicate_for_data_parallel()
+    strided.stride = (2, 2)
+    assert torch.equal(strided(x), y[:, :, ::2, ::2])
+    replica._buffers = {**layer._buffers, "scale": 2 * layer.scale}
+    assert torch.equal(replica(x), 2 * y) and torch.equal(layer(x), y)

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 
 #include "bnn/with_type.h"
 #include "cpu/avx512/vec.h"

@@ -3,14 +3,17 @@
 float max_abs(ConstSpan x, int64_t n) {
   return with_type(x.dtype, [&](auto tag) {
     const auto* v = static_cast<const decltype(tag)*>(x.data);
-    Vec::F largest = Vec::all(0.0f);
+    Vec::F largest = Vec::all(0.0f), zeros = largest;  // NaN where a value is or is infinite
     for_lanes(n, [&](int64_t i, auto m) {
-      const Vec::F magnitude = Vec::abs(Vec::load(v + i, m));
+      const Vec::F value = Vec::load(v + i, m), magnitude = Vec::abs(value);
       largest = Vec::select(Vec::less(largest, magnitude), largest, magnitude);
+      zeros = Vec::add(zeros, Vec::sub(value, value));
     });
-    float lanes[Vec::kLanes];
+    float lanes[Vec::kLanes], odd[Vec::kLanes];
     Vec::store(lanes, largest, Full{});
-    return *std::max_element(lanes, lanes + Vec::kLanes);
+    Vec::store(odd, zeros, Full{});
+    const bool finite = std::count(odd, odd + Vec::kLanes, 0.0f) == Vec::kLanes;
+    return finite ? *std::max_element(lanes, lanes + Vec::kLanes) : HUGE_VALF;
   });
 }
 

@@ -13,7 +13,7 @@ float max_abs(ConstSpan x, int64_t n) {
     float largest = 0;
     for (int64_t i = 0; i < n; ++i) {
       const float magnitude = std::fabs(to_float(v[i]));
-      largest = largest < magnitude ? magnitude : largest;
+      largest = magnitude <= largest ? largest : std::isnan(magnitude) ? HUGE_VALF : magnitude;
     }
     return largest;
   });

@@ -41,7 +41,7 @@ namespace cpu {
 // A sum of more products than this may leave int32: 127^2 n < 2^31.
 inline constexpr int64_t kMostByteProducts = int64_t{1} << 17;
 
-// Steps of images [begin, end): largest |x| / 127, NaN apart; 0 where that is below 2^-100, infinite where it is.
+// Steps of images [begin, end): largest |x| / 127; 0 where that is below 2^-100, infinite where a value is or is NaN.
 void image_steps(const Int8Conv2d& p, int64_t begin, int64_t end);
 
 int64_t int8_conv2d_scratch(const Int8Conv2d& p);  // words per thread
