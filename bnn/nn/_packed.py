@@ -10,24 +10,25 @@ from bnn import ops
 from bnn.nn.activations import require
 
 
-def kept(layer: Any, names: tuple[str, ...], make: Callable[..., Tensor]) -> Tensor | None:
-    """make(buffers): what kernels want of a layer's buffers, made anew where one was changed or replaced; a change
-    through `.data` or another view of its memory goes unseen. None where torch counts no changes: for inference
-    tensors."""
+def kept(layer: Any, names: tuple[str, ...], arguments: tuple, make: Callable[..., Tensor]) -> Tensor | None:
+    """make(*buffers, *arguments): what kernels want of a layer's buffers, made anew where one was changed or replaced
+    or arguments differ; a change through `.data` or another view of its memory goes unseen. None where torch counts
+    no changes: for inference tensors."""
     buffers = layer._buffers
     if layer._kept is not None:
-        state, value = layer._kept
+        before, state, value = layer._kept
         for name, t, address, version in state:
             if buffers.get(name) is not t or (t is not None and (t.data_ptr(), t._version) != (address, version)):
                 break
         else:
-            return value
+            if before == arguments:
+                return value
     there = [(name, buffers[name]) for name in names]
     if any(t is not None and t.is_inference() for _, t in there):
         return None
     state = [(name, t, *((t.data_ptr(), t._version) if t is not None else (0, 0))) for name, t in there]
-    value = make(*(t for _, t in there))
-    layer._kept = state, value
+    value = make(*(t for _, t in there), *arguments)
+    layer._kept = arguments, state, value
     return value
 
 
@@ -40,7 +41,7 @@ class PackedEpilogue(nn.Module):
 
     FIELDS: tuple[str, ...]  # arguments of the constructor, as files hold them
     dims: int
-    _kept: tuple[list, Tensor] | None = None  # see `kept`; copies of a layer make their own
+    _kept: tuple[tuple, list, Tensor] | None = None  # see `kept`; copies of a layer make their own
     stream_dtype = torch.float32
     weight: Tensor
     scale: Tensor

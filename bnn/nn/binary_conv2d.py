@@ -1,6 +1,5 @@
 """Binary convolution: the layer that trains, and the packed one that it becomes."""
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -9,12 +8,17 @@ from torch import Tensor, nn
 from bnn import ops
 from bnn.nn._packed import PackedEpilogue, kept
 from bnn.nn.activations import require
-from bnn.ops._convolution import convolve, output_shape
+from bnn.ops._convolution import convolve
 from bnn.ops._library import SCALES, SURROGATES, autocast, pair
 from bnn.ops.bitpack import word_count
 
-_output_shape = lru_cache(output_shape)
 _PREPARED = ("weight", "scale", "bias", "rprelu", "next_shift")
+
+
+def _prepare(weight: Tensor, scale: Tensor, bias: Tensor, rprelu: Tensor | None, next_shift: Tensor | None,
+             in_channels: int, *geometry: Any) -> Tensor:  # fmt: skip
+    factors: Any = (scale, bias, rprelu, next_shift)
+    return ops.binary_conv2d_prepare(weight, in_channels, *geometry, *factors)
 
 
 def set_geometry(layer: Any, in_channels: int, out_channels: int, kernel_size, stride, padding, dilation,
@@ -150,28 +154,17 @@ class PackedBinaryConv2d(PackedEpilogue):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         x = self._words_of(x)
         dtype = self.stream_dtype if self.stream else None
+        geometry = (self.in_channels, self.stride, self.padding, self.dilation, self.groups, self.pad_value)
         prepared = None
         if x.is_cpu and type(x) is Tensor and not torch.compiler.is_compiling():
-            prepared = kept(self, _PREPARED, self._prepare)
+            prepared = kept(self, _PREPARED, geometry, _prepare)
         if prepared is not None:
-            outputs = ops.binary_conv2d_prepared(x, prepared, self._shape(x), residual, dtype, self.words)
+            outputs = ops.binary_conv2d_prepared(x, prepared, (), residual, dtype, self.words)
         else:
             outputs = ops.binary_conv2d_fused(
-                x, self.weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups,
-                self.pad_value, self.scale, self.bias, residual, self.rprelu, self.next_shift, dtype,
-            )  # fmt: skip
+                x, self.weight, *geometry, self.scale, self.bias, residual, self.rprelu, self.next_shift, dtype
+            )
         return self._outputs(outputs)
-
-    def _prepare(self, weight: Tensor, *factors: Any) -> Tensor:
-        return ops.binary_conv2d_prepare(
-            weight, self.in_channels, self.stride, self.padding, self.dilation, self.groups, self.pad_value, *factors
-        )
-
-    def _shape(self, x: Tensor) -> tuple[int, int, int]:
-        """K, OH, OW for words x [N, H, W, L]."""
-        filters = (self.out_channels, *self.kernel_size)
-        return _output_shape("binary_conv2d_prepared", x.shape[:3], filters, self.in_channels, self.stride,
-                             self.padding, self.dilation, self.groups, self.pad_value)[1:]  # fmt: skip
 
     def route(self, x: Tensor) -> str:
         """Name of the kernel that `forward(x)` runs on."""

@@ -36,7 +36,7 @@ class _Int8(PackedEpilogue):
     def _run(self, x: Tensor, kernel_size, stride, padding, pool) -> tuple[Tensor, Tensor]:
         panels = None
         if type(x) is Tensor and not torch.compiler.is_compiling():
-            panels = kept(self, ("weight",), ops.int8_panels)
+            panels = kept(self, ("weight",), (), ops.int8_panels)
         if panels is None:
             panels = ops.int8_panels(self.weight)
         return ops.int8_conv2d(x, panels, kernel_size, stride, padding, pool, self.scale, self.bias, self.next_shift,

@@ -1,5 +1,7 @@
 """`binary_conv2d_fused` in two steps: everything but the input once, then a call of few arguments."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,7 @@ def binary_conv2d_prepare(
 def binary_conv2d_prepared(
     x: Tensor,
     prepared: Tensor,
-    shape: tuple[int, int, int],
+    shape: Sequence[int] = (),
     residual: Tensor | None = None,
     stream_dtype: torch.dtype | None = None,
     words: bool = True,
@@ -53,7 +55,7 @@ def binary_conv2d_prepared(
     Args:
         x: int64 words [N, H, W, ceil(C / 64)].
         prepared: what `binary_conv2d_prepare` returned.
-        shape: K, OH, OW, the output's.
+        shape: K, OH, OW, the output's, or (): only meta tensors need to be told.
         residual: [N, K, OH, OW], float32, bfloat16 or float16.
         stream_dtype: float32, bfloat16 or float16.
         words: whether words are asked for.
@@ -124,12 +126,13 @@ def _prepared_reference(
     )  # fmt: skip
     packed = packed if words else packed.new_empty(0)
     got = stream.shape[1:] if stream_dtype else [k, *packed.shape[1:3]]
-    check(list(got) == list(shape), op, "shape", f"{list(got)}", list(shape))
+    check(not shape or list(got) == list(shape), op, "shape", f"{list(got)}", list(shape))
     return stream, packed
 
 
 def _prepared_fake(x: Tensor, prepared: Tensor, shape: list[int], residual: Tensor | None = None,
                    stream_dtype: torch.dtype | None = None, words: bool = True) -> tuple[Tensor, Tensor]:  # fmt: skip
+    check(len(shape) == 3, "binary_conv2d_prepared", "shape", "[K, OH, OW] for meta tensors", list(shape))
     k, *space = shape
     stream, packed = x.new_empty(0, dtype=torch.float32), x.new_empty(0)
     if words:

@@ -93,7 +93,7 @@ Tensor binary_conv2d_prepare(const Tensor& weight, int64_t in_channels, Int2 str
   return out;
 }
 
-// shape: K, OH, OW -> stream [N, K, OH, OW] or [0], words [N, OH, OW, ceil(K / 64)] or [0]
+// shape: K, OH, OW or nothing -> stream [N, K, OH, OW] or [0], words [N, OH, OW, ceil(K / 64)] or [0]
 std::tuple<Tensor, Tensor> binary_conv2d_prepared(const Tensor& x, const Tensor& prepared, std::vector<int64_t> shape,
                                                   const std::optional<Tensor>& residual,
                                                   std::optional<ScalarType> stream_dtype, bool words) {
@@ -112,7 +112,7 @@ std::tuple<Tensor, Tensor> binary_conv2d_prepared(const Tensor& x, const Tensor&
             "of a route that there is", text(header.route));
   check_words(op, "x", x, header.in_channels, 4, x);
   const ConvGeometry g = geometry_of(op, x, header, {x.size(0), x.size(1), x.size(2)});
-  BNN_CHECK(shape == (std::vector<int64_t>{g.K, g.OH, g.OW}), op, "shape",
+  BNN_CHECK(shape.empty() || shape == (std::vector<int64_t>{g.K, g.OH, g.OW}), op, "shape",
             list_text(std::vector<int64_t>{g.K, g.OH, g.OW}), list_text(shape));
   const Parts parts(header, g);
   const int64_t packed = prepared.numel() - parts.packed;

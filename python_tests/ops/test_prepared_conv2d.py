@@ -95,7 +95,7 @@ def test_a_prepared_tensor_serves_every_isa_and_size(isa):
         case = Conv(1, CASE.c, *size, CASE.k, 3, 3, padding=(1, 1))
         x = words((1, *size), CASE.c, rng(35))
         expected, _ = both(x, arguments, case, None, torch.float32, True)
-        got = ops.binary_conv2d_prepared(x, prepared, (case.k, *case.output), None, torch.float32)
+        got = ops.binary_conv2d_prepared(x, prepared, (), None, torch.float32)
         assert all(bits_equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
@@ -116,6 +116,7 @@ def test_wrong_arguments_are_refused_by_name(isa):
     name = "binary_conv2d_prepared"
     refused(name, "words", lambda: ops.binary_conv2d_prepared(x, prepared, shape, words=False))
     refused(name, "shape", lambda: ops.binary_conv2d_prepared(x, prepared, (1, 2, 3)))
+    refused(name, "shape", lambda: ops.binary_conv2d_prepared(x.to("meta"), prepared.to("meta")))
     refused(name, "prepared", lambda: ops.binary_conv2d_prepared(x, prepared[:3], shape))
     refused(name, "prepared", lambda: ops.binary_conv2d_prepared(x, prepared[: len(prepared) // 4], shape))
     refused(name, "prepared", lambda: ops.binary_conv2d_prepared(x, prepared.int(), shape))
@@ -199,3 +200,5 @@ def test_copies_of_a_packed_layer_leave_what_was_prepared():
     assert torch.equal(strided(x), y[:, :, ::2, ::2])
     replica._buffers = {**layer._buffers, "scale": 2 * layer.scale}
     assert torch.equal(replica(x), 2 * y) and torch.equal(layer(x), y)
+    layer.stride = (2, 2)
+    assert torch.equal(layer(x), y[:, :, ::2, ::2])
