@@ -2,6 +2,7 @@
 
 BNN_BUILD=0 leaves the extension out. BNN_CUDA=0 leaves the CUDA kernels out, 1 demands them, auto builds them where
 nvcc is there and torch is a CUDA build: for the GPUs that are visible, else for all that are supported.
+BNN_EMULATED_AMX=1 is for tests: plain C++ in the place of a matrix unit that this machine lacks.
 """
 
 import os
@@ -76,6 +77,7 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DBNN_TORCH_DIR={torch}",
             f"-DBNN_VERSION={self.distribution.get_version()}",
+            f"-DBNN_EMULATED_AMX={wanted('BNN_EMULATED_AMX', '0', ('0', '1'))}",
             *cuda_options(torch),
         ]  # fmt: skip
         for command in (configure, ["cmake", "--build", str(build), "--target", "_C"]):

@@ -26,18 +26,23 @@ std::string_view wanted_isa() {
   return wanted == nullptr || std::string_view(wanted) == "reference" ? "" : wanted;
 }
 
-#if defined(__x86_64__) && defined(__linux__)
+// BNN_ISA of another instruction set leaves the question for the matrix unit out.
+[[maybe_unused]] bool another_wanted() {
+  const std::string_view wanted = wanted_isa();
+  return wanted != "amx" && std::find(std::begin(kNames), std::end(kNames), wanted) != std::end(kNames);
+}
+
+#if defined(BNN_EMULATED_AMX)
+bool matrix_unit_granted() { return !another_wanted(); }
+#elif defined(__x86_64__) && defined(__linux__)
 // Linux grants the state of the matrix unit (8 KiB a thread) to a process that asks, and refuses where it has not
-// switched it on (XCR0); a process that uses the unit without is killed. BNN_ISA of another instruction set leaves the
-// question out.
+// switched it on (XCR0); a process that uses the unit without is killed.
 bool matrix_unit_granted() {
   constexpr int kGet = 0x1022, kRequest = 0x1023, kTileData = 18;  // arch_prctl, see asm/prctl.h
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
   const bool has_unit = (d >> 24 & 1) != 0 && (d >> 25 & 1) != 0;  // amx-tile, amx-int8
-  const std::string_view wanted = wanted_isa();
-  const bool another = wanted != "amx" && std::find(std::begin(kNames), std::end(kNames), wanted) != std::end(kNames);
-  if (!has_unit || another) return false;
+  if (!has_unit || another_wanted()) return false;
   unsigned long granted = 0;
   if (syscall(SYS_arch_prctl, kRequest, kTileData) != 0) return false;
   return syscall(SYS_arch_prctl, kGet, &granted) == 0 && (granted >> kTileData & 1) != 0;

@@ -4,6 +4,9 @@
 
 #include "cpu/target.h"
 #include "cpu/ukernels.h"
+#if defined(BNN_EMULATED_AMX)
+#include "cpu/amx/emulator/unit.h"
+#endif
 
 BNN_AMX_BEGIN
 
