@@ -134,7 +134,8 @@ def test_concepts_have_the_same_file_name_in_every_column():
 
 needs_csrc = pytest.mark.skipif(not CSRC.is_dir(), reason="no C++ sources beside the tests")
 SUFFIXES = (".cpp", ".h", ".inc", ".inl", ".cu", ".cuh")
-EMULATOR_ENTRANCES = {("cuda", "cuda/emulator/cuda_emu.h"), ("ops", "cuda/emulator/emulator.h")}
+EMULATOR_ENTRANCES = {("cuda", "cuda/emulator/cuda_emu.h"), ("ops", "cuda/emulator/emulator.h"),
+                      ("cpu/amx", "cpu/amx/emulator/unit.h")}  # fmt: skip
 STABLE = ("torch/csrc/stable/", "torch/headeronly/", "torch/csrc/inductor/aoti_torch/c/")
 
 

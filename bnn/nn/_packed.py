@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bnn import ops
 from bnn.nn.activations import require
+from bnn.ops.run_steps import DTYPES, KINDS, Step
 
 
 def kept(layer: Any, names: tuple[str, ...], arguments: tuple, make: Callable[..., Tensor]) -> Tensor | None:
@@ -67,6 +68,14 @@ class PackedEpilogue(nn.Module):
         if self.stream and self.words:
             return outputs
         return outputs[0] if self.stream else outputs[1]
+
+    def described(self) -> tuple[Step, list[Tensor]] | None:
+        """This layer for `bnn.ops.run_steps`, with its constants; None where that has no such layer."""
+        return None
+
+    def _step(self, kind: str, **fields: Any) -> Step:
+        dtype = DTYPES.index(self.stream_dtype) if self.stream else 0
+        return Step(KINDS.index(kind), dtype=dtype, words=int(self.words), **fields)
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}

@@ -166,16 +166,22 @@ def link(steps: list[dict]) -> list[Link]:
 def walk(links: list[Link], layers: nn.ModuleDict, x: Tensor) -> Iterator[tuple[dict, Tensor | tuple[Tensor, Tensor]]]:
     """Execute the program; every step with its result. A value is dropped after its last use."""
     values: list = [x, *[None] * 2 * len(links)]
-    for step, is_layer, places, output, unused in links:
-        inputs = [values[place] for place in places]
-        result = layers[step["name"]](*inputs) if is_layer else FUNCTIONS[step["kind"]](*inputs, **step["args"])
-        if isinstance(result, tuple):
-            values[output : output + 2] = result
-        else:
-            values[output] = result
-        for place in unused:
-            values[place] = None
-        yield step, result
+    for each in links:
+        yield each.step, execute(each, layers, values)
+
+
+def execute(link: Link, layers: nn.ModuleDict, values: list) -> Tensor | tuple[Tensor, Tensor]:
+    """One step on the values of the places; what it gives."""
+    step, is_layer, places, output, unused = link
+    inputs = [values[place] for place in places]
+    result = layers[step["name"]](*inputs) if is_layer else FUNCTIONS[step["kind"]](*inputs, **step["args"])
+    if isinstance(result, tuple):
+        values[output : output + 2] = result
+    else:
+        values[output] = result
+    for place in unused:
+        values[place] = None
+    return result
 
 
 def run(links: list[Link], layers: nn.ModuleDict, x: Tensor) -> Tensor:

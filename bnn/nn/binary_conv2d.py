@@ -11,6 +11,7 @@ from bnn.nn.activations import require
 from bnn.ops._convolution import convolve
 from bnn.ops._library import SCALES, SURROGATES, autocast, pair
 from bnn.ops.bitpack import word_count
+from bnn.ops.run_steps import Step
 
 _PREPARED = ("weight", "scale", "bias", "rprelu", "next_shift")
 
@@ -154,17 +155,26 @@ class PackedBinaryConv2d(PackedEpilogue):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         x = self._words_of(x)
         dtype = self.stream_dtype if self.stream else None
-        geometry = (self.in_channels, self.stride, self.padding, self.dilation, self.groups, self.pad_value)
         prepared = None
         if x.is_cpu and type(x) is Tensor and not torch.compiler.is_compiling():
-            prepared = kept(self, _PREPARED, geometry, _prepare)
+            prepared = kept(self, _PREPARED, self._geometry(), _prepare)
         if prepared is not None:
             outputs = ops.binary_conv2d_prepared(x, prepared, (), residual, dtype, self.words)
         else:
             outputs = ops.binary_conv2d_fused(
-                x, self.weight, *geometry, self.scale, self.bias, residual, self.rprelu, self.next_shift, dtype
+                x, self.weight, *self._geometry(), self.scale, self.bias, residual, self.rprelu, self.next_shift, dtype
             )
         return self._outputs(outputs)
+
+    def _geometry(self) -> tuple[int, Any, Any, Any, int, int]:
+        return self.in_channels, self.stride, self.padding, self.dilation, self.groups, self.pad_value
+
+    def described(self) -> tuple[Step, list[Tensor]] | None:
+        prepared = kept(self, _PREPARED, self._geometry(), _prepare) if self.weight.is_cpu else None
+        if prepared is None:
+            return None
+        constants = [prepared] if self.shift is None else [prepared, self.shift]
+        return self._step("binary_conv2d", shift=len(constants) - 1), constants
 
     def route(self, x: Tensor) -> str:
         """Name of the kernel that `forward(x)` runs on."""

@@ -12,6 +12,7 @@ from bnn.nn.activations import require
 from bnn.nn.binary_conv2d import set_geometry
 from bnn.ops._library import FLOATS, pair
 from bnn.ops.int8_conv2d import MOST_PRODUCTS, POOL, is_pool
+from bnn.ops.run_steps import Step
 
 
 def _round_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,6 +42,13 @@ class _Int8(PackedEpilogue):
             panels = ops.int8_panels(self.weight)
         return ops.int8_conv2d(x, panels, kernel_size, stride, padding, pool, self.scale, self.bias, self.next_shift,
                                self.stream_dtype if self.stream else None)  # fmt: skip
+
+    def _described(self, kind: str, **fields: Any) -> tuple[Step, list[Tensor]] | None:
+        panels = kept(self, ("weight",), (), ops.int8_panels) if self.weight.is_cpu else None
+        if panels is None:
+            return None
+        constants = [panels, self.scale, self.bias]
+        return self._step(kind, **fields), constants if self.next_shift is None else [*constants, self.next_shift]
 
     def _take(self, layer: nn.Conv2d | nn.Linear) -> None:
         """Weights and bias of a real layer."""
@@ -119,6 +127,10 @@ class Int8Conv2d(_Int8):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return self._outputs(self._run(_float(x), self.kernel_size, self.stride, self.padding, self.pool))
 
+    def described(self) -> tuple[Step, list[Tensor]] | None:
+        geometry = {"kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding}
+        return self._described("int8_conv2d", **geometry, pool=self.pool or (0, 0, 0))
+
 
 class Int8Linear(_Int8):
     """`torch.nn.Linear` in 8 bits, rows rounded one by one; see `Int8Conv2d`.
@@ -155,6 +167,9 @@ class Int8Linear(_Int8):
         if self.mean:
             x = ops.multires_pool2d(x, [(1, 1)])[0].flatten(1)
         leading = x.shape[:-1]
-        stream, words = self._run(x.reshape(-1, x.shape[-1], 1, 1), (1, 1), (1, 1), (0, 0), ())
-        stream = stream.reshape(*leading, -1) if self.stream else stream
-        return self._outputs((stream, words.reshape(*leading, -1) if self.words else words))
+        stream, words = self._run(x.reshape(leading.numel(), x.shape[-1], 1, 1), (1, 1), (1, 1), (0, 0), ())
+        stream = stream.reshape(*leading, stream.shape[1]) if self.stream else stream
+        return self._outputs((stream, words.reshape(*leading, words.shape[3]) if self.words else words))
+
+    def described(self) -> tuple[Step, list[Tensor]] | None:
+        return self._described("int8_linear", mean=int(self.mean))

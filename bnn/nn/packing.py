@@ -10,11 +10,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from bnn import isa
 from bnn.nn import _program
 from bnn.nn._packed import PackedEpilogue
+from bnn.nn._segments import Segments
 from bnn.nn._trace import free_name, trace
 from bnn.nn.activations import RPReLU, require
 from bnn.nn.binary_conv2d import BinaryConv2d, PackedBinaryConv2d
 from bnn.nn.binary_linear import BinaryLinear, PackedBinaryLinear
 from bnn.nn.int8_conv2d import Int8Conv2d, Int8Linear
+from bnn.ops._library import FLOATS
 from bnn.ops._training import binarize_weight
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -29,6 +31,8 @@ class PackedModel(nn.Module):
         posthoc: {"temperature": T, "logit_offsets": [K]}, or None; forward returns logits / T + offsets.
     """
 
+    _segments: Segments | None = None  # made at the first call; copies make their own
+
     def __init__(self, steps: list[dict], layers: dict[str, nn.Module]) -> None:
         super().__init__()
         self.steps = steps
@@ -41,11 +45,22 @@ class PackedModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] or [M, C] float -> logits [N, K]."""
         with torch.no_grad():
-            logits = _program.run(self.links, self.layers, x)
+            logits = self._logits(x)
             if self.posthoc is None:
                 return logits
             offsets = torch.tensor(self.posthoc.get("logit_offsets") or 0.0, device=logits.device)
             return logits / self.posthoc.get("temperature", 1.0) + offsets
+
+    def _logits(self, x: Tensor) -> Tensor:
+        if type(x) is Tensor and x.is_cpu and x.dtype in FLOATS and not torch.compiler.is_compiling():
+            if self._segments is None or not self._segments.current(self.layers):
+                self._segments = Segments(self.links, self.layers)
+            if not self._segments.hooked():
+                return self._segments.run(self.links, self.layers, x)
+        return _program.run(self.links, self.layers, x)
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_segments"}
 
     def backend_report(self, x: Tensor | None = None) -> list[dict]:
         """One row a layer: name, kind, kernel.

@@ -1,0 +1,124 @@
+"""The program of a packed network with what one op can run (`bnn.ops.run_steps`) taken together: between the kernels of
+a segment lies no Python."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules import module as modules
+
+from bnn.nn import _program
+from bnn.nn._packed import PackedEpilogue
+from bnn.ops._library import pair
+from bnn.ops.run_steps import KINDS, Step, encode, run_steps
+
+_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+_version = attrgetter("_version")
+
+
+class Segment(NamedTuple):
+    """Consecutive steps as arguments of `run_steps`, and the places of its inputs and outputs."""
+
+    inputs: list[int]
+    outputs: list[int]
+    unused: list[int]  # from here on
+    constants: list[Tensor]
+    code: Tensor
+
+
+class Segments:
+    """The program and what it was made of: a layer that changed, or has hooks now, is found out before each run."""
+
+    def __init__(self, links: list[_program.Link], layers: nn.ModuleDict) -> None:
+        described = [(link, _describe(link, layers)) for link in links]
+        self._parts = list(_parts(described))
+        watched = [layers[link.step["name"]] for link, step in described if step is not None]
+        self._layers = list(layers.values())
+        self._hooks = [hooks for layer in watched for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
+        self._hooks += [modules._global_forward_hooks, modules._global_forward_pre_hooks]
+        self._buffers = [layer._buffers for layer in watched]
+        self._getters = [(attrgetter(*_attributes(layer)), layer) for layer in watched]
+        self._tensors = self._found()
+        self._state = self._look()
+
+    def _found(self) -> list[Tensor]:
+        return [t for t in chain.from_iterable(map(dict.values, self._buffers)) if t is not None]
+
+    def _look(self) -> tuple[list, ...]:
+        addresses = list(map(Tensor.data_ptr, self._tensors))
+        return addresses, list(map(_version, self._tensors)), [get(layer) for get, layer in self._getters]
+
+    def current(self, layers: nn.ModuleDict) -> bool:
+        """Whether layers, their buffers and their attributes are the ones that this was made of."""
+        same = list(map(id, self._found())) == list(map(id, self._tensors))
+        return same and list(layers.values()) == self._layers and self._look() == self._state
+
+    def hooked(self) -> bool:
+        """Whether somebody wants to see a layer called."""
+        return any(self._hooks)
+
+    def run(self, links: list[_program.Link], layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        """What the last step gives."""
+        values: list = [x, *[None] * 2 * len(links)]
+        for part in self._parts:
+            if isinstance(part, Segment):
+                results = run_steps([values[place] for place in part.inputs], part.constants, part.code)
+                for place, result in zip(part.outputs, results, strict=True):
+                    values[place] = result
+                for place in part.unused:
+                    values[place] = None
+            else:
+                _program.execute(part, layers, values)
+        return values[links[-1].output]
+
+
+def _attributes(layer: Any) -> tuple[str, ...]:
+    return (*layer.FIELDS, "stream_dtype") if isinstance(layer, PackedEpilogue) else _POOL
+
+
+def _describe(link: _program.Link, layers: nn.ModuleDict) -> tuple[Step, list[Tensor]] | None:
+    """What `run_steps` needs to know of a layer, or None for what it can't run."""
+    layer: Any = layers[link.step["name"]] if link.is_layer else None
+    if layer is None or type(layer) is not _program.LAYERS[link.step["kind"]][0]:
+        return None
+    if isinstance(layer, PackedEpilogue):
+        return layer.described()
+    if not isinstance(layer, nn.AvgPool2d) or layer.divisor_override is not None:
+        return None
+    size, stride, padding = (pair(getattr(layer, name)) for name in _POOL[:3])
+    flags = (int(layer.ceil_mode), int(layer.count_include_pad), 0)
+    return Step(KINDS.index("avg_pool2d"), kernel_size=size, stride=stride, padding=padding, pool=flags), []
+
+
+def _parts(described: list) -> Iterator[_program.Link | Segment]:
+    """Links, and segments of two or more."""
+    done = 0
+    for known, group in groupby(described, key=lambda pair: pair[1] is not None):
+        links, steps = zip(*group, strict=True)
+        done += len(links)
+        if known and len(links) > 1:
+            wanted = {place for link, _ in described[done:] for place in link.inputs} | {described[-1][0].output}
+            yield _segment(links, steps, wanted)
+        else:
+            yield from links
+
+
+def _segment(links: Sequence[_program.Link], steps: Sequence[tuple[Step, list[Tensor]]], wanted: set[int]) -> Segment:
+    """wanted: places that somebody reads afterwards."""
+    made = {place for link in links for place in (link.output, link.output + 1)}
+    inputs = list(dict.fromkeys(place for link in links for place in link.inputs if place not in made))
+    outputs = sorted(made & wanted)
+    local = {place: i for i, place in enumerate([*inputs, *sorted(made)])}
+    constants: list[Tensor] = []
+    for link, (step, own) in zip(links, steps, strict=True):
+        first, *second = link.inputs
+        step.x, step.x_ends = local[first], int(first in link.unused)
+        for place in second:
+            step.residual, step.residual_ends = local[place], int(place in link.unused)
+        step.output, step.constant = local[link.output], len(constants)
+        constants += own
+    rows = [step for step, _ in steps] + [Step(KINDS.index("output"), local[place]) for place in outputs]
+    unused = [place for link in links for place in link.unused if place in inputs]
+    return Segment(inputs, outputs, unused, constants, encode(rows))

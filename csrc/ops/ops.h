@@ -1,0 +1,26 @@
+#pragma once
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "ops/tensor.h"
+
+// Ops that another op calls.
+
+namespace bnn::ops {
+
+Tensor bitpack(const Tensor& x, const std::optional<Tensor>& shift);
+
+std::tuple<Tensor, Tensor> binary_conv2d_prepared(const Tensor& x, const Tensor& prepared, std::vector<int64_t> shape,
+                                                  const std::optional<Tensor>& residual,
+                                                  std::optional<ScalarType> stream_dtype, bool words);
+
+std::tuple<Tensor, Tensor> int8_conv2d(const Tensor& x, const Tensor& panels, std::vector<int64_t> kernel_size,
+                                       std::vector<int64_t> stride, std::vector<int64_t> padding,
+                                       std::vector<int64_t> pool, const Tensor& scale, const Tensor& bias,
+                                       const std::optional<Tensor>& next_shift, std::optional<ScalarType> stream_dtype);
+
+std::vector<Tensor> multires_pool2d(const Tensor& x, std::vector<int64_t> sizes);
+
+}  // namespace bnn::ops

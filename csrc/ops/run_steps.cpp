@@ -1,0 +1,171 @@
+#if !defined(BNN_EMULATED)
+#include <torch/csrc/stable/ops.h>
+
+#include <array>
+#include <cstring>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "ops/check.h"
+#include "ops/ops.h"
+
+// Consecutive layers of a packed network in one call: what lies between two kernels is this loop instead of Python.
+
+namespace bnn::ops {
+namespace {
+
+constexpr const char* kOp = "run_steps";
+
+// A row of `code`, as bnn/ops/run_steps.py writes it
+struct Step {
+  int64_t kind, x, residual, output;  // residual: -1 for none
+  int64_t x_ends, residual_ends;      // nobody reads them again
+  int64_t constant;                   // the first one of this step
+  int64_t dtype;                      // of the stream
+  int64_t words, shift, mean;
+  int64_t kernel_size[2], stride[2], padding[2], pool[3];
+};
+constexpr int64_t kColumns = sizeof(Step) / sizeof(int64_t);
+
+enum Kind : int64_t { kBinaryConv2d, kInt8Conv2d, kInt8Linear, kAvgPool2d, kOutput };
+
+using Values = std::vector<std::optional<Tensor>>;
+using Outputs = std::tuple<Tensor, Tensor>;
+
+std::vector<int64_t> pair(const int64_t (&values)[2]) { return {values[0], values[1]}; }
+
+std::optional<ScalarType> stream_dtype(const Step& s) {
+  constexpr ScalarType kTypes[] = {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half};
+  BNN_CHECK(s.dtype >= 0 && s.dtype <= 3, kOp, "code", "of dtypes 0 to 3", text(s.dtype));
+  return s.dtype == 0 ? std::nullopt : std::optional(kTypes[s.dtype - 1]);
+}
+
+class Interpreter {
+ public:
+  Interpreter(std::vector<Tensor>& inputs, std::vector<Tensor>& constants, int64_t steps) : constants_(constants) {
+    values_.resize(inputs.size() + 2 * static_cast<size_t>(steps));
+    std::move(inputs.begin(), inputs.end(), values_.begin());
+  }
+
+  void run(const Step& s) {
+    const Tensor x = value(s.x);
+    const std::optional<Tensor> residual = s.residual < 0 ? std::nullopt : std::optional(value(s.residual));
+    switch (s.kind) {
+      case kBinaryConv2d: {
+        const bool packed = x.scalar_type() == ScalarType::Long;
+        const std::optional<Tensor> shift = s.shift != 0 ? std::optional(constant(s, 1)) : std::nullopt;
+        put(s, binary_conv2d_prepared(packed ? x : bitpack(x, shift), constant(s, 0), {}, residual, stream_dtype(s),
+                                      s.words != 0));
+        break;
+      }
+      case kInt8Conv2d:
+        put(s, in_8_bits(s, x, s.pool[0] == 0 ? std::vector<int64_t>{} : std::vector(s.pool, s.pool + 3)));
+        break;
+      case kInt8Linear:
+        put(s, linear_in_8_bits(s, x));
+        break;
+      case kAvgPool2d:
+        set(s.output, avg_pool2d(s, x));
+        break;
+      case kOutput:
+        outputs_.push_back(x);
+        break;
+      default:
+        fail(kOp, "code", text("of kinds 0 to ", static_cast<int64_t>(kOutput)), text(s.kind));
+    }
+    if (s.x_ends != 0) values_[static_cast<size_t>(s.x)].reset();
+    if (s.residual >= 0 && s.residual_ends != 0) values_[static_cast<size_t>(s.residual)].reset();
+  }
+
+  std::vector<Tensor> outputs() { return std::move(outputs_); }
+
+ private:
+  const Tensor& value(int64_t place) const {
+    const bool there =
+        place >= 0 && place < static_cast<int64_t>(values_.size()) && values_[static_cast<size_t>(place)];
+    BNN_CHECK(there, kOp, "code", "of steps that read what earlier ones made", text("place ", place));
+    return *values_[static_cast<size_t>(place)];
+  }
+
+  void set(int64_t place, const Tensor& t) {
+    const auto count = static_cast<int64_t>(values_.size());
+    BNN_CHECK(place >= 0 && place < count, kOp, "code", text("of places 0 to ", count - 1), text(place));
+    values_[static_cast<size_t>(place)] = t;
+  }
+
+  const Tensor& constant(const Step& s, int64_t i) const {
+    const bool there = s.constant >= 0 && s.constant < static_cast<int64_t>(constants_.size()) - i;
+    BNN_CHECK(there, kOp, "constants", text("more than ", s.constant + i), text(constants_.size()));
+    return constants_[static_cast<size_t>(s.constant + i)];
+  }
+
+  // Stream and words, or the one that is asked for
+  void put(const Step& s, const Outputs& outputs) {
+    if (s.dtype != 0) set(s.output, std::get<0>(outputs));
+    if (s.words != 0) set(s.output + (s.dtype != 0 ? 1 : 0), std::get<1>(outputs));
+  }
+
+  Outputs in_8_bits(const Step& s, const Tensor& x, const std::vector<int64_t>& pool) const {
+    const std::optional<Tensor> next_shift = s.words != 0 ? std::optional(constant(s, 3)) : std::nullopt;
+    return ops::int8_conv2d(x, constant(s, 0), pair(s.kernel_size), pair(s.stride), pair(s.padding), pool,
+                            constant(s, 1), constant(s, 2), next_shift, stream_dtype(s));
+  }
+
+  // x [..., C], or images [M, C, H, W] with `mean`
+  Outputs linear_in_8_bits(const Step& s, const Tensor& x) const {
+    using torch::stable::reshape;
+    const Tensor rows = s.mean != 0 ? multires_pool2d(x, {1, 1})[0] : x;
+    std::vector<int64_t> shape = s.mean != 0 ? std::vector{x.size(0), x.size(1)} : shape_of(x);
+    BNN_CHECK(!shape.empty(), kOp, "x", "of at least one dimension", "a number");
+    int64_t& last = shape.back();
+    int64_t count = 1;
+    for (size_t i = 0; i + 1 < shape.size(); ++i) count *= shape[i];
+    auto [stream, words] = in_8_bits(s, reshape(rows, {count, last, 1, 1}), {});
+    if (s.dtype != 0) last = stream.size(1), stream = reshape(stream, shape);
+    if (s.words != 0) last = words.size(3), words = reshape(words, shape);
+    return {stream, words};
+  }
+
+  static Tensor avg_pool2d(const Step& s, const Tensor& x) {
+    using torch::stable::detail::from;
+    std::array<StableIValue, 7> stack{
+        from(x),
+        from(pair(s.kernel_size)),
+        from(pair(s.stride)),
+        from(pair(s.padding)),
+        from(s.pool[0] != 0),  // ceil_mode
+        from(s.pool[1] != 0),  // count_include_pad
+        from(std::nullopt),
+    };
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::avg_pool2d", "", stack.data(), TORCH_ABI_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
+  }
+
+  Values values_;
+  std::vector<Tensor>& constants_;
+  std::vector<Tensor> outputs_;
+};
+
+}  // namespace
+
+// code: int64 [steps, kColumns]
+std::vector<Tensor> run_steps(std::vector<Tensor> inputs, std::vector<Tensor> constants, const Tensor& code) {
+  const bool fits = code.dim() == 2 && code.size(1) == kColumns && code.scalar_type() == ScalarType::Long &&
+                    code.is_cpu() && code.is_contiguous();
+  BNN_CHECK(fits, kOp, "code", text("int64 [steps, ", kColumns, "], contiguous, on cpu"), shape_text(code));
+  const int64_t count = code.size(0);
+  const auto* row = static_cast<const int64_t*>(code.const_data_ptr());
+  Interpreter interpreter(inputs, constants, count);
+  for (int64_t i = 0; i < count; ++i, row += kColumns) {
+    Step step;
+    std::memcpy(&step, row, sizeof step);
+    interpreter.run(step);
+  }
+  return interpreter.outputs();
+}
+
+}  // namespace bnn::ops
+
+STABLE_TORCH_LIBRARY_IMPL(bnn, CPU, m) { m.impl("run_steps", TORCH_BOX(&bnn::ops::run_steps)); }
+#endif

@@ -1,0 +1,184 @@
+"""Steps of a packed network that one op runs: the same bits as layer by layer, and every change of a layer is seen."""
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+from networks import SHAPES, make
+from torch import nn
+
+import bnn
+from bnn.nn import Int8Linear, PackedBinaryConv2d, _program
+from bnn.nn._segments import Segment
+
+FORMS = {"float32": {}, "bfloat16": {"dtype": torch.bfloat16}, "int8": {"dtype": torch.int8}, "exact": {"exact": True}}
+
+
+def packed(name: str = "reactnet_tiny", form: str = "int8") -> bnn.PackedModel:
+    return bnn.pack(make(name), **FORMS[form])
+
+
+def image(name: str = "reactnet_tiny", count: int = 2) -> torch.Tensor:
+    return torch.randn(count, *SHAPES[name])
+
+
+def one_by_one(model: bnn.PackedModel, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return _program.run(model.links, model.layers, x)
+
+
+def segments(model: bnn.PackedModel) -> list[Segment]:
+    return [part for part in model._segments._parts if isinstance(part, Segment)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_equals_one_by_one(name, form):
+    model = packed(name, form)
+    for count in (1, 3):
+        for mode in (torch.no_grad, torch.inference_mode):
+            x = image(name, count)
+            with mode():
+                assert torch.equal(model(x), one_by_one(model, x))
+    assert isinstance(model(x), torch.Tensor) and torch.equal(model(x), model(x))
+
+
+def test_what_runs_together():
+    model = packed()
+    model(image())
+    [whole] = segments(model)
+    assert len(whole.code) == len(model.steps) + 1 and len(whole.inputs) == len(whole.outputs) == 1
+    for form, least in (("float32", 3), ("bfloat16", 3), ("exact", 0)):
+        model = packed(form=form)
+        model(image())
+        assert len(segments(model)) >= least
+
+
+def test_other_inputs_go_layer_by_layer():
+    model, x = packed(), image()
+    expected = model(x)
+    assert torch.equal(model(x.double()), one_by_one(model, x.double()))
+    assert torch.equal(model(x[:0]), expected[:0]) and torch.equal(model(nn.Parameter(x)), expected)
+    with pytest.raises(RuntimeError, match="bnn::int8_conv2d: panels must be"):
+        model(torch.randn(2, 5, 32, 32))
+    assert torch.equal(torch.compile(model, backend="aot_eager")(x), expected)
+
+
+def change_in_place(layer: PackedBinaryConv2d) -> None:
+    layer.bias.add_(1)
+
+
+def replace_a_buffer(layer: PackedBinaryConv2d) -> None:
+    layer.scale = -2 * layer.scale
+
+
+def point_elsewhere(layer: PackedBinaryConv2d) -> None:
+    layer.bias.data = layer.bias + 1
+
+
+def change_the_geometry(layer: PackedBinaryConv2d) -> None:
+    layer.pad_value = 1
+
+
+def change_weights(layer: PackedBinaryConv2d) -> None:
+    layer.weight.bitwise_xor_(1)
+
+
+def drop_the_activation(layer: PackedBinaryConv2d) -> None:
+    layer.rprelu = None
+
+
+def change_in_inference_mode(layer: PackedBinaryConv2d) -> None:
+    with torch.inference_mode():
+        layer.bias = layer.bias + 1
+
+
+CHANGES = (change_in_place, replace_a_buffer, point_elsewhere, change_the_geometry, change_weights, drop_the_activation,
+           change_in_inference_mode)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_changes_are_seen(change):
+    model, x = packed(), image(count=8)
+    before = model(x)
+    change(next(layer for layer in model.layers.values() if isinstance(layer, PackedBinaryConv2d)))
+    after = model(x)
+    assert torch.equal(after, one_by_one(model, x)) and not torch.equal(after, before)
+
+
+def test_changes_of_real_layers_are_seen():
+    model, x = packed(), image()
+    before = model(x)
+    name, linear = list(model.layers.items())[-1]
+    linear.bias.sub_(1)
+    torch.testing.assert_close(model(x), before - 1)
+    linear.weight.zero_()
+    assert torch.equal(model(x), one_by_one(model, x)) and model(x).std(0).max() == 0
+    model.layers[name] = Int8Linear(linear.in_features, 3, mean=True)
+    assert torch.equal(model(x), torch.zeros(2, 3))
+    pool = next(layer for layer in model.layers.values() if isinstance(layer, nn.AvgPool2d))
+    pool.stride = 3
+    with pytest.raises(RuntimeError, match="residual must be"):
+        model(x)
+
+
+def test_copies_and_loaded_states():
+    model, x = packed(), image()
+    expected = model(x)
+    for other in (copy.deepcopy(model), copy.copy(model), pickle.loads(pickle.dumps(model))):
+        assert other._segments is None and torch.equal(other(x), expected)
+    other = bnn.pack(make("reactnet_tiny", seed=1), dtype=torch.int8)
+    assert not torch.equal(other(x), expected)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x), expected)
+    model.to(torch.float32)
+    assert torch.equal(model(x), expected)
+
+
+def test_hooks_see_every_layer():
+    model, x = packed(), image()
+    expected, seen = model(x), []
+    layer = list(model.layers.values())[3]
+    for register in (layer.register_forward_hook, layer.register_forward_pre_hook,
+                     nn.modules.module.register_module_forward_hook,
+                     nn.modules.module.register_module_forward_pre_hook):  # fmt: skip
+        hook = register(lambda module, *_: seen.append(module))
+        assert torch.equal(model(x), expected)
+        hook.remove()
+        assert layer in seen
+        seen.clear()
+        model(x)
+        assert seen == []
+
+
+def test_a_layer_of_ones_own():
+    class Louder(PackedBinaryConv2d):
+        def forward(self, x, residual=None):
+            stream, words = super().forward(x, residual)
+            return 2 * stream, words
+
+    model, x = packed(), image()
+    before = model(x)
+    layer = next(layer for layer in model.layers.values() if isinstance(layer, PackedBinaryConv2d))
+    layer.__class__ = Louder
+    model.layers[next(name for name, each in model.layers.items() if each is layer)] = copy.copy(layer)
+    assert not torch.equal(model(x), before) and torch.equal(model(x), one_by_one(model, x))
+
+
+def test_threads_share_a_network():
+    model = packed()
+    inputs = [image() for _ in range(8)]
+    expected = [one_by_one(model, x) for x in inputs]
+    right = []
+
+    def run(x, y):
+        right.append(all(torch.equal(model(x), y) for _ in range(20)))
+
+    threads = [threading.Thread(target=run, args=pair) for pair in zip(inputs, expected, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert right == [True] * 8

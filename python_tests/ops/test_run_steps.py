@@ -1,0 +1,110 @@
+"""run_steps: several layers in one call; what networks make of it is tested in nn/test_segments.py."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import backends
+import pytest
+import torch
+from checks import refused
+from inputs import rng, words
+from torch.library import opcheck
+from torch.nn import functional as F
+
+import bnn
+from bnn import ops
+from bnn.ops.run_steps import DTYPES, KINDS, Step, encode, run_steps
+
+
+@pytest.fixture(params=bnn.isa.available())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The reference and every instruction set: the op is the CPU's alone."""
+    with backends.using(request.param):
+        yield request.param
+
+
+BINARY, INT8, LINEAR, POOL, OUTPUT = range(len(KINDS))
+BFLOAT16 = DTYPES.index(torch.bfloat16)
+
+
+def constants() -> list[torch.Tensor]:
+    """Of a binary 3x3 convolution 70 -> 96 with a shift, then of an 8-bit one 96 -> 5 with words for later."""
+    generator, one = rng(50), torch.ones
+    weight = words((96, 3, 3), 70, generator)
+    prepared = ops.binary_conv2d_prepare(weight, 70, 1, 1, 1, 1, 0, one(96) / 70, torch.zeros(96))
+    panels = ops.int8_panels(torch.randint(-127, 128, (5, 96, 1, 1), generator=generator).to(torch.int8))
+    return [prepared, torch.full((70,), 0.25), panels, one(5) / 127, one(5), -one(5)]
+
+
+STEPS = [
+    Step(BINARY, x=0, residual=1, output=2, residual_ends=1, constant=0, dtype=BFLOAT16, words=1, shift=1),
+    Step(POOL, x=2, output=4, x_ends=1, kernel_size=(2, 3), stride=(2, 2), padding=(1, 0), pool=(1, 0, 0)),
+    Step(INT8, x=4, output=5, constant=2, dtype=1, words=1, stride=(1, 2)),
+    Step(LINEAR, x=4, output=7, x_ends=1, constant=2, dtype=1, mean=1),
+    *(Step(OUTPUT, x=place) for place in (3, 5, 6, 7)),
+]
+
+
+def inputs() -> list[torch.Tensor]:
+    return [torch.randn(2, 70, 7, 9), torch.randn(2, 96, 7, 9, dtype=torch.float16)]
+
+
+def test_equals_the_ops_one_by_one(isa):
+    prepared, shift, panels, *factors = constants()
+    x, residual = inputs()
+    stream, packed = ops.binary_conv2d_prepared(ops.bitpack(x, shift), prepared, (), residual, torch.bfloat16)
+    pooled = F.avg_pool2d(stream, (2, 3), (2, 2), (1, 0), True, False)
+    last = ops.int8_conv2d(pooled, panels, (1, 1), (1, 2), (0, 0), (), *factors, torch.float32)
+    mean = ops.multires_pool2d(pooled, [(1, 1)])[0]
+    flat = ops.int8_conv2d(mean, panels, (1, 1), (1, 1), (0, 0), (), *factors[:2], None, torch.float32)[0].flatten(1)
+    got = run_steps([x, residual], constants(), encode(STEPS))
+    assert all(torch.equal(a, b) for a, b in zip(got, [packed, *last, flat], strict=True))
+
+
+@pytest.mark.parametrize("shape", [(96,), (3, 96), (0, 96), (2, 3, 96)])
+def test_linear_layers_keep_leading_dimensions(isa, shape):
+    x = torch.randn(*shape)
+    steps = [Step(LINEAR, x=0, output=1, constant=2, words=1, dtype=1), Step(OUTPUT, x=1), Step(OUTPUT, x=2)]
+    stream, packed = run_steps([x], constants(), encode(steps))
+    assert stream.shape == (*shape[:-1], 5) and packed.shape == (*shape[:-1], 1)
+    for row, y, word in zip(x.view(-1, 96), stream.view(-1, 5), packed.view(-1, 1), strict=True):
+        assert torch.equal(run_steps([row], constants(), encode(steps))[0], y)
+        assert torch.equal(ops.bitpack(y[None] - 1)[0], word)
+
+
+def test_library_checks(isa):
+    """Shapes depend on the values of `code`: there is nothing for fake tensors."""
+    arguments = (inputs(), constants(), encode(STEPS))
+    opcheck(torch.ops.bnn.run_steps.default, arguments, test_utils=("test_schema", "test_autograd_registration"))
+    with pytest.raises(NotImplementedError, match="one by one"):
+        run_steps(*([t.to("meta") for t in part] for part in arguments[:2]), arguments[2].to("meta"))
+
+
+def test_wrong_code_is_refused(isa):
+    first, *rest = STEPS
+
+    def run(steps, given=None, code=None):
+        return run_steps(inputs(), constants() if given is None else given, encode(steps) if code is None else code)
+
+    for step in (replace(first, x=9), replace(first, x=-1), replace(first, x=2**40), replace(first, residual=5)):
+        refused("run_steps", "code", lambda step=step: run([step, *rest]))
+    refused("run_steps", "code", lambda: run([first, replace(first, x=1), *rest]))  # ended before
+    for kind in (-1, len(KINDS)):
+        refused("run_steps", "code", lambda kind=kind: run([replace(first, kind=kind), *rest]))
+    for place in (-1, 2 + 2 * len(STEPS), 2**40):
+        refused("run_steps", "code", lambda place=place: run([replace(first, output=place)]))
+    for constant in (-1, 6, 2**40):
+        refused("run_steps", "constants", lambda constant=constant: run([replace(first, constant=constant)]))
+    refused("run_steps", "constants", lambda: run(STEPS, constants()[:4]))
+    refused("run_steps", "code", lambda: run([replace(first, dtype=len(DTYPES))]))
+    good = encode(STEPS)
+    for code in (good.int(), good[:, :-1], good[0], good.t()):
+        refused("run_steps", "code", lambda code=code: run(STEPS, code=code))
+    refused("binary_conv2d_prepared", "prepared", lambda: run(STEPS, [torch.ones(3), *constants()[1:]]))
+    refused("int8_conv2d", "pool", lambda: run([replace(STEPS[2], kind=INT8, x=1, pool=(65, 1, 0))]))
+
+
+def test_a_pool_larger_than_the_image(isa):
+    steps = [Step(POOL, x=0, output=2, kernel_size=(9, 9), stride=(9, 9)), Step(OUTPUT, x=2)]
+    with pytest.raises(RuntimeError, match="(?i)output size is too small"):
+        run_steps(inputs(), [], encode(steps))
