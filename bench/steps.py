@@ -1,4 +1,4 @@
-"""`python -m bench.steps [MODEL|FILE|RUN]`: where the time of a packed network goes, step by step, on one thread."""
+"""`python -m bench.steps [MODEL|FILE|RUN]`: time of a packed network, step by step and in one call, on one thread."""
 
 import argparse
 import time
@@ -14,7 +14,7 @@ BINARY = {layer.__name__ for layer in _program.PACKED}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print a row a step and the sums of binary and real ones; save them if asked to."""
+    """Print a row a step, the sums of binary and real ones and the network's own time; save the rows if asked to."""
     parser = argparse.ArgumentParser(prog="python -m bench.steps", description=__doc__.splitlines()[0])
     parser.add_argument("target", nargs="?", default="reactnet18", help="network, packed file or run (reactnet18)")
     parser.add_argument("--form", default="packed bf16", help="as `bnn bench` calls it (packed bf16)")
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--rounds: expected at least 2, got {args.rounds}")
     network, x = subject.packed[args.form], torch.randn(1, *subject.image)
     times: list[list[float]] = [[] for _ in network.steps]
+    together: list[float] = []
     with torch.inference_mode():
         for _ in range(args.rounds):
             before = time.perf_counter()
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> None:
                 now = time.perf_counter()
                 mine.append(1e6 * (now - before))
                 before = now
+            network(x)
+            together.append(1e6 * (time.perf_counter() - before))
     rows = [
         {"op": "step", "shape": f"{step['name']} {step['kind']}", "model": f"{subject.name}, {args.form}",
          "us": median(mine), "least_quarter_us": quantiles(mine, n=4)[0], "binary": step["kind"] in BINARY}
@@ -47,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, binary in (("binary layers", True), ("the rest", False)):
         sums = [sum(row[key] for row in rows if row["binary"] == binary) for key in ("us", "least_quarter_us")]
         print(f"{name:<50} {sums[0]:>9.0f} {sums[1]:>11.0f}")
+    print(f"{'the network in one call':<50} {median(together):>9.0f} {quantiles(together, n=4)[0]:>11.0f}")
     save_rows(args.save, rows, machine())
 
 

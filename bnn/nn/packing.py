@@ -53,10 +53,11 @@ class PackedModel(nn.Module):
 
     def _logits(self, x: Tensor) -> Tensor:
         if type(x) is Tensor and x.is_cpu and x.dtype in FLOATS and not torch.compiler.is_compiling():
-            if self._segments is None or not self._segments.current(self.layers):
-                self._segments = Segments(self.links, self.layers)
-            if not self._segments.hooked():
-                return self._segments.run(self.links, self.layers, x)
+            segments = self._segments
+            if segments is None or not segments.current(self.layers):
+                self._segments = segments = Segments(self.links, self.layers)
+            if not segments.hooked():
+                return segments.run(self.links, self.layers, x)
         return _program.run(self.links, self.layers, x)
 
     def __getstate__(self) -> dict:
