@@ -69,13 +69,20 @@ class PackedEpilogue(nn.Module):
             return outputs
         return outputs[0] if self.stream else outputs[1]
 
-    def described(self) -> tuple[Step, list[Tensor]] | None:
-        """This layer for `bnn.ops.run_steps`, with its constants; None where that has no such layer."""
-        return None
-
-    def _step(self, kind: str, **fields: Any) -> Step:
+    def step(self) -> tuple[Step, list[Tensor]] | None:
+        """This layer for `bnn.ops.run_steps`, with its constants; None where that can't run it."""
+        if self.stream_dtype not in DTYPES[1:] or self.words != (self.next_shift is not None):
+            return None
+        described = self._described()
+        if described is None:
+            return None
+        kind, constants, fields = described
         dtype = DTYPES.index(self.stream_dtype) if self.stream else 0
-        return Step(KINDS.index(kind), dtype=dtype, words=int(self.words), **fields)
+        return Step(KINDS.index(kind), dtype=dtype, words=int(self.words), **fields), constants
+
+    def _described(self) -> tuple[str, list[Tensor], dict[str, Any]] | None:
+        """Kind, constants and fields of the step."""
+        return None
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}

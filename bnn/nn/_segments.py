@@ -11,10 +11,9 @@ from torch.nn.modules import module as modules
 
 from bnn.nn import _program
 from bnn.nn._packed import PackedEpilogue
-from bnn.ops._library import pair
 from bnn.ops.run_steps import KINDS, Step, encode, run_steps
 
-_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 _version = attrgetter("_version")
 
 
@@ -32,14 +31,14 @@ class Segments:
     """The program and what it was made of: a layer that changed, or has hooks now, is found out before each run."""
 
     def __init__(self, links: list[_program.Link], layers: nn.ModuleDict) -> None:
+        self._links, self._layers, self._modules = links, layers, list(layers.values())
         described = [(link, _describe(link, layers)) for link in links]
         self._parts = list(_parts(described))
         watched = [layers[link.step["name"]] for link, step in described if step is not None]
-        self._layers = list(layers.values())
         self._hooks = [hooks for layer in watched for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
         self._hooks += [modules._global_forward_hooks, modules._global_forward_pre_hooks]
         self._buffers = [layer._buffers for layer in watched]
-        self._getters = [(attrgetter(*_attributes(layer)), layer) for layer in watched]
+        self._getters = [(attrgetter("__class__", "forward", *_attributes(layer)), layer) for layer in watched]
         self._tensors = self._found()
         self._state = self._look()
 
@@ -50,28 +49,29 @@ class Segments:
         addresses = list(map(Tensor.data_ptr, self._tensors))
         return addresses, list(map(_version, self._tensors)), [get(layer) for get, layer in self._getters]
 
-    def current(self, layers: nn.ModuleDict) -> bool:
+    def current(self, links: list[_program.Link], layers: nn.ModuleDict) -> bool:
         """Whether layers, their buffers and their attributes are the ones that this was made of."""
-        same = list(map(id, self._found())) == list(map(id, self._tensors))
-        return same and list(layers.values()) == self._layers and self._look() == self._state
+        if links is not self._links or layers is not self._layers or list(layers.values()) != self._modules:
+            return False
+        return list(map(id, self._found())) == list(map(id, self._tensors)) and self._look() == self._state
 
     def hooked(self) -> bool:
         """Whether somebody wants to see a layer called."""
         return any(self._hooks)
 
-    def run(self, links: list[_program.Link], layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
         """What the last step gives."""
-        values: list = [x, *[None] * 2 * len(links)]
+        values: list = [x, *[None] * 2 * len(self._links)]
         for part in self._parts:
             if isinstance(part, Segment):
                 results = run_steps([values[place] for place in part.inputs], part.constants, part.code)
-                for place, result in zip(part.outputs, results, strict=True):
-                    values[place] = result
+                for place in part.outputs:
+                    values[place] = results.pop(0)  # not kept alive here
                 for place in part.unused:
                     values[place] = None
             else:
-                _program.execute(part, layers, values)
-        return values[links[-1].output]
+                _program.execute(part, self._layers, values)
+        return values[self._links[-1].output]
 
 
 def _attributes(layer: Any) -> tuple[str, ...]:
@@ -79,17 +79,28 @@ def _attributes(layer: Any) -> tuple[str, ...]:
 
 
 def _describe(link: _program.Link, layers: nn.ModuleDict) -> tuple[Step, list[Tensor]] | None:
-    """What `run_steps` needs to know of a layer, or None for what it can't run."""
+    """What `run_steps` needs to know of a layer, or None for what it can't run: another class, a forward of its own, a
+    buffer that is elsewhere or whose changes nobody counts."""
     layer: Any = layers[link.step["name"]] if link.is_layer else None
-    if layer is None or type(layer) is not _program.LAYERS[link.step["kind"]][0]:
+    if layer is None or type(layer) is not _program.LAYERS[link.step["kind"]][0] or "forward" in vars(layer):
+        return None
+    if not all(t is None or (t.is_cpu and not t.is_inference()) for t in layer._buffers.values()):
         return None
     if isinstance(layer, PackedEpilogue):
-        return layer.described()
-    if not isinstance(layer, nn.AvgPool2d) or layer.divisor_override is not None:
+        return layer.step()
+    return _pooling(layer) if isinstance(layer, nn.AvgPool2d) else None
+
+
+def _pooling(layer: nn.AvgPool2d) -> tuple[Step, list[Tensor]] | None:
+    values = (layer.kernel_size, layer.stride, layer.padding)
+    sizes = [value if isinstance(value, tuple) else (value, value) for value in values]
+    pairs = all(len(size) == 2 and all(type(n) is int for n in size) for size in sizes)
+    if not pairs or min(*sizes[0], *sizes[1]) < 1 or layer.divisor_override is not None:
         return None
-    size, stride, padding = (pair(getattr(layer, name)) for name in _POOL[:3])
+    if not all(0 <= 2 * padding <= size for size, padding in zip(sizes[0], sizes[2], strict=True)):
+        return None
     flags = (int(layer.ceil_mode), int(layer.count_include_pad), 0)
-    return Step(KINDS.index("avg_pool2d"), kernel_size=size, stride=stride, padding=padding, pool=flags), []
+    return Step(KINDS.index("avg_pool2d"), kernel_size=sizes[0], stride=sizes[1], padding=sizes[2], pool=flags), []
 
 
 def _parts(described: list) -> Iterator[_program.Link | Segment]:

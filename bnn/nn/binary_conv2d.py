@@ -11,7 +11,6 @@ from bnn.nn.activations import require
 from bnn.ops._convolution import convolve
 from bnn.ops._library import SCALES, SURROGATES, autocast, pair
 from bnn.ops.bitpack import word_count
-from bnn.ops.run_steps import Step
 
 _PREPARED = ("weight", "scale", "bias", "rprelu", "next_shift")
 
@@ -157,7 +156,7 @@ class PackedBinaryConv2d(PackedEpilogue):
         dtype = self.stream_dtype if self.stream else None
         prepared = None
         if x.is_cpu and type(x) is Tensor and not torch.compiler.is_compiling():
-            prepared = kept(self, _PREPARED, self._geometry(), _prepare)
+            prepared = self._prepared()
         if prepared is not None:
             outputs = ops.binary_conv2d_prepared(x, prepared, (), residual, dtype, self.words)
         else:
@@ -169,12 +168,15 @@ class PackedBinaryConv2d(PackedEpilogue):
     def _geometry(self) -> tuple[int, Any, Any, Any, int, int]:
         return self.in_channels, self.stride, self.padding, self.dilation, self.groups, self.pad_value
 
-    def described(self) -> tuple[Step, list[Tensor]] | None:
-        prepared = kept(self, _PREPARED, self._geometry(), _prepare) if self.weight.is_cpu else None
+    def _prepared(self) -> Tensor | None:
+        return kept(self, _PREPARED, self._geometry(), _prepare)
+
+    def _described(self) -> tuple[str, list[Tensor], dict[str, Any]] | None:
+        prepared = self._prepared()
         if prepared is None:
             return None
         constants = [prepared] if self.shift is None else [prepared, self.shift]
-        return self._step("binary_conv2d", shift=len(constants) - 1), constants
+        return "binary_conv2d", constants, {"shift": len(constants) - 1}
 
     def route(self, x: Tensor) -> str:
         """Name of the kernel that `forward(x)` runs on."""

@@ -12,7 +12,6 @@ from bnn.nn.activations import require
 from bnn.nn.binary_conv2d import set_geometry
 from bnn.ops._library import FLOATS, pair
 from bnn.ops.int8_conv2d import MOST_PRODUCTS, POOL, is_pool
-from bnn.ops.run_steps import Step
 
 
 def _round_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,18 +36,20 @@ class _Int8(PackedEpilogue):
     def _run(self, x: Tensor, kernel_size, stride, padding, pool) -> tuple[Tensor, Tensor]:
         panels = None
         if type(x) is Tensor and not torch.compiler.is_compiling():
-            panels = kept(self, ("weight",), (), ops.int8_panels)
+            panels = self._panels()
         if panels is None:
             panels = ops.int8_panels(self.weight)
         return ops.int8_conv2d(x, panels, kernel_size, stride, padding, pool, self.scale, self.bias, self.next_shift,
                                self.stream_dtype if self.stream else None)  # fmt: skip
 
-    def _described(self, kind: str, **fields: Any) -> tuple[Step, list[Tensor]] | None:
-        panels = kept(self, ("weight",), (), ops.int8_panels) if self.weight.is_cpu else None
-        if panels is None:
-            return None
-        constants = [panels, self.scale, self.bias]
-        return self._step(kind, **fields), constants if self.next_shift is None else [*constants, self.next_shift]
+    def _panels(self) -> Tensor | None:
+        return kept(self, ("weight",), (), ops.int8_panels)
+
+    def _constants(self) -> list[Tensor]:
+        """Of a step; none where there are no panels."""
+        panels = self._panels()
+        tensors = [panels, self.scale, self.bias, self.next_shift] if panels is not None else []
+        return [t for t in tensors if t is not None]
 
     def _take(self, layer: nn.Conv2d | nn.Linear) -> None:
         """Weights and bias of a real layer."""
@@ -127,9 +128,10 @@ class Int8Conv2d(_Int8):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return self._outputs(self._run(_float(x), self.kernel_size, self.stride, self.padding, self.pool))
 
-    def described(self) -> tuple[Step, list[Tensor]] | None:
+    def _described(self) -> tuple[str, list[Tensor], dict[str, Any]] | None:
         geometry = {"kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding}
-        return self._described("int8_conv2d", **geometry, pool=self.pool or (0, 0, 0))
+        constants = self._constants()
+        return ("int8_conv2d", constants, geometry | {"pool": self.pool or (0, 0, 0)}) if constants else None
 
 
 class Int8Linear(_Int8):
@@ -171,5 +173,6 @@ class Int8Linear(_Int8):
         stream = stream.reshape(*leading, stream.shape[1]) if self.stream else stream
         return self._outputs((stream, words.reshape(*leading, words.shape[3]) if self.words else words))
 
-    def described(self) -> tuple[Step, list[Tensor]] | None:
-        return self._described("int8_linear", mean=int(self.mean))
+    def _described(self) -> tuple[str, list[Tensor], dict[str, Any]] | None:
+        constants = self._constants()
+        return ("int8_linear", constants, {"mean": int(self.mean)}) if constants else None

@@ -54,10 +54,10 @@ class PackedModel(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         if type(x) is Tensor and x.is_cpu and x.dtype in FLOATS and not torch.compiler.is_compiling():
             segments = self._segments
-            if segments is None or not segments.current(self.layers):
+            if segments is None or not segments.current(self.links, self.layers):
                 self._segments = segments = Segments(self.links, self.layers)
             if not segments.hooked():
-                return segments.run(self.links, self.layers, x)
+                return segments.run(x)
         return _program.run(self.links, self.layers, x)
 
     def __getstate__(self) -> dict:

@@ -42,7 +42,7 @@ def encode(steps: Sequence[Step]) -> Tensor:
     """int64 [steps, columns]."""
     rows = [[getattr(step, field.name) for field in fields(Step)] for step in steps]
     flat = [[n for value in row for n in (value if isinstance(value, Sequence) else [value])] for row in rows]
-    return torch.tensor(flat, dtype=torch.int64).view(len(flat), sum(_LENGTHS))
+    return torch.tensor(flat, dtype=torch.int64, device="cpu").view(len(flat), sum(_LENGTHS))
 
 
 def _decode(row: list[int]) -> Step:

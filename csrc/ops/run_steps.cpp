@@ -96,7 +96,7 @@ class Interpreter {
 
   const Tensor& constant(const Step& s, int64_t i) const {
     const bool there = s.constant >= 0 && s.constant < static_cast<int64_t>(constants_.size()) - i;
-    BNN_CHECK(there, kOp, "constants", text("more than ", s.constant + i), text(constants_.size()));
+    BNN_CHECK(there, kOp, "constants", text("with ", i, " more behind ", s.constant), text(constants_.size()));
     return constants_[static_cast<size_t>(s.constant + i)];
   }
 
@@ -119,8 +119,7 @@ class Interpreter {
     std::vector<int64_t> shape = s.mean != 0 ? std::vector{x.size(0), x.size(1)} : shape_of(x);
     BNN_CHECK(!shape.empty(), kOp, "x", "of at least one dimension", "a number");
     int64_t& last = shape.back();
-    int64_t count = 1;
-    for (size_t i = 0; i + 1 < shape.size(); ++i) count *= shape[i];
+    const int64_t count = last == 0 ? 0 : rows.numel() / last;
     auto [stream, words] = in_8_bits(s, reshape(rows, {count, last, 1, 1}), {});
     if (s.dtype != 0) last = stream.size(1), stream = reshape(stream, shape);
     if (s.words != 0) last = words.size(3), words = reshape(words, shape);
@@ -129,6 +128,15 @@ class Interpreter {
 
   static Tensor avg_pool2d(const Step& s, const Tensor& x) {
     using torch::stable::detail::from;
+    BNN_CHECK(x.dim() >= 3, kOp, "x", "[C, H, W] or [N, C, H, W]", shape_text(x));
+    for (const int i : {0, 1}) {
+      BNN_CHECK(s.kernel_size[i] >= 1 && s.stride[i] >= 1 && s.padding[i] >= 0 && s.padding[i] <= s.kernel_size[i] / 2,
+                kOp, "code", "of poolings with a size and a stride and at most half the size as padding",
+                text(s.kernel_size[i], ", ", s.stride[i], ", ", s.padding[i]));
+      const int64_t least = s.kernel_size[i] - 2 * s.padding[i] - (s.pool[0] != 0 ? s.stride[i] - 1 : 0);
+      BNN_CHECK(x.size(x.dim() - 2 + i) >= least, kOp, "x", text("of at least ", least, " rows or columns to pool"),
+                shape_text(x));
+    }
     std::array<StableIValue, 7> stack{
         from(x),
         from(pair(s.kernel_size)),

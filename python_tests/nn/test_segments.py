@@ -10,7 +10,7 @@ from networks import SHAPES, make
 from torch import nn
 
 import bnn
-from bnn.nn import Int8Linear, PackedBinaryConv2d, _program
+from bnn.nn import BinaryConv2d, Int8Linear, PackedBinaryConv2d, _program
 from bnn.nn._segments import Segment
 
 FORMS = {"float32": {}, "bfloat16": {"dtype": torch.bfloat16}, "int8": {"dtype": torch.int8}, "exact": {"exact": True}}
@@ -124,6 +124,63 @@ def test_changes_of_real_layers_are_seen():
         model(x)
 
 
+def network_with(pool: nn.Module) -> nn.Module:
+    layers = [BinaryConv2d(3, 8, 3, padding=1), pool, BinaryConv2d(8, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 4)).eval()
+
+
+@pytest.mark.parametrize("form", ["float32", "int8"])
+@pytest.mark.parametrize("arguments", [{}, {"kernel_size": (2,)}, {"stride": (2,)}, {"padding": (0,)}, {"stride": 1},
+                                       {"kernel_size": (3, 2), "padding": (1, 0), "ceil_mode": True},
+                                       {"padding": 1, "count_include_pad": False}])  # fmt: skip
+def test_poolings(arguments, form):
+    model = bnn.pack(network_with(nn.AvgPool2d(**{"kernel_size": 2} | arguments)), **FORMS[form])
+    x = torch.randn(2, 3, 9, 8)
+    assert torch.equal(model(x), one_by_one(model, x))
+
+
+def test_changes_of_poolings_are_seen():
+    model, x = bnn.pack(network_with(nn.AvgPool2d(2)), dtype=torch.int8), torch.randn(2, 3, 8, 8)
+    pool = next(layer for layer in model.layers.values() if isinstance(layer, nn.AvgPool2d))
+    for name, value in (("divisor_override", 3), ("divisor_override", None), ("stride", 1), ("stride", None),
+                        ("kernel_size", (1, 2))):  # fmt: skip
+        setattr(pool, name, value)
+        if value is None and name == "stride":
+            pool.stride = pool.kernel_size
+        assert torch.equal(model(x), one_by_one(model, x)), name
+
+
+@pytest.mark.parametrize("name", ["scale", "bias", "next_shift", "shift"])
+def test_buffers_from_inference_mode(name):
+    for form in ("float32", "int8"):
+        model, x = packed("Plain", form), image("Plain")
+        model(x)
+        for layer in model.layers.values():
+            if layer._buffers.get(name) is not None:
+                with torch.inference_mode():
+                    setattr(layer, name, getattr(layer, name) + 0.1)
+        assert torch.equal(model(x), one_by_one(model, x))
+
+
+def test_a_default_device_leaves_no_trace():
+    model, x = packed(), image()
+    expected = one_by_one(model, x)
+    torch.set_default_device("meta")
+    try:
+        assert torch.equal(model(x), expected)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(model(x), expected)
+
+
+def test_other_dtypes_are_named():
+    model, x = packed(), image()
+    model(x)
+    next(iter(model.layers.values())).stream_dtype = torch.float64
+    with pytest.raises(RuntimeError, match="stream_dtype must be None, float32"):
+        model(x)
+
+
 def test_copies_and_loaded_states():
     model, x = packed(), image()
     expected = model(x)
@@ -163,8 +220,14 @@ def test_a_layer_of_ones_own():
     before = model(x)
     layer = next(layer for layer in model.layers.values() if isinstance(layer, PackedBinaryConv2d))
     layer.__class__ = Louder
-    model.layers[next(name for name, each in model.layers.items() if each is layer)] = copy.copy(layer)
-    assert not torch.equal(model(x), before) and torch.equal(model(x), one_by_one(model, x))
+    louder = model(x)
+    assert not torch.equal(louder, before) and torch.equal(louder, one_by_one(model, x))
+    layer.__class__ = PackedBinaryConv2d
+    layer.forward = lambda *inputs: Louder.forward(layer, *inputs)
+    with pytest.raises(TypeError):  # super() of another class: it was called
+        model(x)
+    del layer.forward
+    assert torch.equal(model(x), before)
 
 
 def test_threads_share_a_network():

@@ -106,5 +106,15 @@ def test_wrong_code_is_refused(isa):
 
 def test_a_pool_larger_than_the_image(isa):
     steps = [Step(POOL, x=0, output=2, kernel_size=(9, 9), stride=(9, 9)), Step(OUTPUT, x=2)]
-    with pytest.raises(RuntimeError, match="(?i)output size is too small"):
+    with pytest.raises(RuntimeError, match="(?i)output size is too small|of at least 9 rows"):
         run_steps(inputs(), [], encode(steps))
+    x = torch.randn(1, 8, 3, 4)
+    [y] = run_steps([x], [], encode([replace(steps[0], pool=(1, 0, 0)), steps[1]]))
+    assert torch.equal(y, F.avg_pool2d(x, 9, 9, 0, True))
+
+
+def test_impossible_pools_are_refused(isa):
+    for change in ({"kernel_size": (0, 2)}, {"stride": (0, 1)}, {"padding": (2, 0)}, {"padding": (-1, 0)}):
+        step = replace(Step(POOL, x=0, output=2, kernel_size=(2, 2)), **change)
+        with pytest.raises(RuntimeError):
+            run_steps(inputs(), [], encode([step]))
