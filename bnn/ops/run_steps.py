@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnn.ops._library import check, define
+from bnn.ops._library import check, define, library
 
 KINDS = ("binary_conv2d", "int8_conv2d", "int8_linear", "avg_pool2d", "output")
 Ints = list[int] | tuple[int, ...]
@@ -125,3 +125,19 @@ def _fake(inputs: list[Tensor], constants: list[Tensor], code: Tensor) -> list[T
 
 
 define("run_steps(Tensor[] inputs, Tensor[] constants, Tensor code) -> Tensor[]", _reference, _fake)
+
+
+def _vmap(info, in_dims, inputs: list[Tensor], constants: list[Tensor], code: Tensor) -> tuple[list[Tensor], list[int]]:
+    """Every value begins with a dimension of images that don't see each other: the mapped one joins it."""
+    op, count = "run_steps", info.batch_size
+    check(in_dims[2] is None and set(in_dims[1]) <= {None}, op, "constants and code", "the same for all", "mapped ones")
+    rows = []
+    for t, dim in zip(inputs, in_dims[0], strict=True):
+        mapped = t.expand(count, *t.shape) if dim is None else t.movedim(dim, 0)
+        check(mapped.dim() > 2, op, "inputs", "of at least two dimensions", list(mapped.shape[1:]))
+        rows.append(mapped.flatten(0, 1))
+    outputs = run_steps(rows, constants, code)
+    return [t.unflatten(0, (count, len(t) // count)) for t in outputs], [0] * len(outputs)
+
+
+torch.library.register_vmap("bnn::run_steps", _vmap, lib=library)

@@ -230,6 +230,15 @@ def test_a_layer_of_ones_own():
     assert torch.equal(model(x), before)
 
 
+@pytest.mark.parametrize("name, form", [("reactnet_tiny", "int8"), ("Branches", "exact")])
+def test_under_vmap(name, form):
+    model, x = packed(name, form), image(name, 6)
+    expected = model(x)
+    pairs = x.unflatten(0, (3, 2)).movedim(0, 2)
+    for got in (torch.vmap(lambda t: model(t[None])[0])(x), torch.vmap(model, in_dims=2)(pairs).flatten(0, 1)):
+        torch.testing.assert_close(got, expected)  # torch's own layers multiply in another order
+
+
 def test_threads_share_a_network():
     model = packed()
     inputs = [image() for _ in range(8)]
