@@ -24,6 +24,13 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+@pytest.fixture(params=bnn.isa.available())
+def cpu_isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The reference and every instruction set: for ops that are the CPU's alone."""
+    with backends.using(request.param):
+        yield request.param
+
+
 @pytest.fixture(params=[*COMPILED, *backends.EMULATED[:3], backends.CUDA])
 def compiled_isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """The same without the reference, and each CUDA route once: for tests that take long."""

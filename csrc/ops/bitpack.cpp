@@ -1,6 +1,7 @@
 #include "bnn/bitpack.h"
 
 #include "ops/check.h"
+#include "ops/ops.h"
 #include "ops/run.h"
 #include "ops/tensor.h"
 

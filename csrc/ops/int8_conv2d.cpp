@@ -7,6 +7,7 @@
 #include "ops/check.h"
 #include "ops/conv.h"
 #include "ops/epilogue.h"
+#include "ops/ops.h"
 #include "ops/parallel.h"
 #include "ops/tensor.h"
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "ops/check.h"
+#include "ops/ops.h"
 #include "ops/run.h"
 #include "ops/tensor.h"
 

@@ -8,6 +8,7 @@
 #include "ops/check.h"
 #include "ops/conv.h"
 #include "ops/epilogue.h"
+#include "ops/ops.h"
 #include "ops/tensor.h"
 
 // A fused convolution but for its input, as one int64 tensor: header, filters [K, R, S, Lg], float32 factors (scale,

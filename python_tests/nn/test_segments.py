@@ -42,7 +42,6 @@ def test_equals_one_by_one(name, form):
             x = image(name, count)
             with mode():
                 assert torch.equal(model(x), one_by_one(model, x))
-    assert isinstance(model(x), torch.Tensor) and torch.equal(model(x), model(x))
 
 
 def test_what_runs_together():
@@ -50,10 +49,10 @@ def test_what_runs_together():
     model(image())
     [whole] = segments(model)
     assert len(whole.code) == len(model.steps) + 1 and len(whole.inputs) == len(whole.outputs) == 1
-    for form, least in (("float32", 3), ("bfloat16", 3), ("exact", 0)):
+    for form, count in (("float32", 3), ("bfloat16", 3), ("exact", 0)):
         model = packed(form=form)
         model(image())
-        assert len(segments(model)) >= least
+        assert len(segments(model)) == count
 
 
 def test_other_inputs_go_layer_by_layer():
@@ -142,11 +141,8 @@ def test_poolings(arguments, form):
 def test_changes_of_poolings_are_seen():
     model, x = bnn.pack(network_with(nn.AvgPool2d(2)), dtype=torch.int8), torch.randn(2, 3, 8, 8)
     pool = next(layer for layer in model.layers.values() if isinstance(layer, nn.AvgPool2d))
-    for name, value in (("divisor_override", 3), ("divisor_override", None), ("stride", 1), ("stride", None),
-                        ("kernel_size", (1, 2))):  # fmt: skip
+    for name, value in (("divisor_override", 3), ("divisor_override", None), ("stride", 1), ("kernel_size", (1, 2))):
         setattr(pool, name, value)
-        if value is None and name == "stride":
-            pool.stride = pool.kernel_size
         assert torch.equal(model(x), one_by_one(model, x)), name
 
 

@@ -1,9 +1,7 @@
 """int8_conv2d: every bit of the definition, which is written here once more in numpy, on every instruction set."""
 
-from collections.abc import Iterator
 from itertools import product
 
-import backends
 import numpy as np
 import pytest
 import torch
@@ -15,13 +13,6 @@ from torch.nn import functional as F
 import bnn
 from bnn import ops
 from bnn.ops.int8_conv2d import _weight
-
-
-@pytest.fixture(params=bnn.isa.available())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The reference and every instruction set: the op is the CPU's alone."""
-    with backends.using(request.param):
-        yield request.param
 
 
 def definition(x, weight, stride, padding, pool, scale, bias) -> torch.Tensor:
@@ -75,9 +66,9 @@ def some_case(generator: torch.Generator):
     return x, weight, stride, padding, pool, scale, bias, shift
 
 
-def test_equals_its_definition(isa):
+def test_equals_its_definition(cpu_isa):
     generator = rng(61)
-    for i in range(60 if isa == "reference" else 400):
+    for i in range(60 if cpu_isa == "reference" else 400):
         x, weight, stride, padding, pool, scale, bias, shift = some_case(generator)
         y = definition(x, weight, stride, padding, pool, scale, bias)
         dtype = (None, torch.float32, torch.bfloat16, torch.float16)[i % 4]
@@ -92,7 +83,7 @@ def test_equals_its_definition(isa):
         assert (len(stream), len(words)) == (len(x) if dtype else 0, len(x) if shift is not None or not dtype else 0)
 
 
-def test_an_image_is_rounded_by_itself_alone(isa):
+def test_an_image_is_rounded_by_itself_alone(cpu_isa):
     generator = rng(62)
     x = torch.randn(3, 3, 9, 9, generator=generator) * torch.tensor([1e-3, 1.0, 1e3]).view(-1, 1, 1, 1)
     weight = torch.randint(-127, 128, (20, 3, 3, 3), generator=generator).to(torch.int8)
@@ -108,7 +99,7 @@ def test_an_image_is_rounded_by_itself_alone(isa):
 
 
 @pytest.mark.parametrize("value", [127, -128])
-def test_sums_at_their_bound(isa, value):
+def test_sums_at_their_bound(cpu_isa, value):
     channels = 2**17
     weight = torch.full((1, channels, 1, 1), value, dtype=torch.int8)
     for sign in (1, -1):
@@ -158,7 +149,7 @@ def sample():
             *factors, torch.bfloat16]  # fmt: skip
 
 
-def test_library_checks(isa):
+def test_library_checks(cpu_isa):
     opcheck(torch.ops.bnn.int8_conv2d.default, *sample())
     for pool, dtype in (([], None), ([2, 1, 0], torch.float32)):
         arguments = sample()
@@ -168,7 +159,7 @@ def test_library_checks(isa):
     compiles(ops.int8_conv2d, sample())
 
 
-def test_wrong_arguments_are_refused_by_name(isa):
+def test_wrong_arguments_are_refused_by_name(cpu_isa):
     def alter(argument: str, place: int, value) -> None:
         arguments = sample()
         arguments[place] = value

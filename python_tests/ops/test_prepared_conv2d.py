@@ -2,9 +2,7 @@
 
 import copy
 import io
-from collections.abc import Iterator
 
-import backends
 import pytest
 import torch
 from checks import meta_agrees, opcheck, refused
@@ -15,14 +13,6 @@ import bnn
 from bnn import ops
 from bnn.nn import PackedBinaryConv2d
 from bnn.ops import prepared_conv2d
-
-
-@pytest.fixture(params=bnn.isa.available())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The reference and every instruction set: the op is the CPU's alone."""
-    with backends.using(request.param):
-        yield request.param
-
 
 CASE = Conv(2, 130, 6, 5, 70, 3, 3, padding=(1, 1))
 
@@ -47,7 +37,7 @@ def both(x, arguments, case: Conv, residual, dtype, wanted: bool):
     return fused, ops.binary_conv2d_prepared(x, prepared, (case.k, *case.output), residual, dtype, wanted)
 
 
-def test_equals_the_fused_op(isa):
+def test_equals_the_fused_op(cpu_isa):
     generator = rng(31)
     wide = [
         Conv(1, 64, 9, 9, 64, 3, 3, padding=(1, 1)),
@@ -66,7 +56,7 @@ def test_equals_the_fused_op(isa):
 
 
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.6, 0.9, 1.0])
-def test_filters_of_any_density(isa, density):
+def test_filters_of_any_density(cpu_isa, density):
     """Ones among a filter's bits decide how many steps of a matrix unit are added up at once."""
     generator = rng(32)
     for case in (Conv(1, 64, 10, 9, 64, 3, 3, padding=(1, 1)), Conv(1, 256, 5, 6, 128, 3, 3, padding=(1, 1))):
@@ -86,11 +76,11 @@ def test_words_beside_a_stream():
     assert torch.equal(packed, ops.bitpack(stream))
 
 
-def test_a_prepared_tensor_serves_every_isa_and_size(isa):
+def test_a_prepared_tensor_serves_every_isa_and_size(cpu_isa):
     x, arguments = operands(CASE, rng(34), True, True)
     bnn.isa.use(bnn.isa.available()[-1])
     prepared = ops.binary_conv2d_prepare(*arguments)
-    bnn.isa.use(isa)
+    bnn.isa.use(cpu_isa)
     for size in ((1, 1), (6, 5), (13, 4)):
         case = Conv(1, CASE.c, *size, CASE.k, 3, 3, padding=(1, 1))
         x = words((1, *size), CASE.c, rng(35))
@@ -99,7 +89,7 @@ def test_a_prepared_tensor_serves_every_isa_and_size(isa):
         assert all(bits_equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-def test_library_checks(isa):
+def test_library_checks(cpu_isa):
     x, (weight, *geometry, _, _, _, _) = operands(CASE, rng(36), False, False)
     stride, padding, dilation = map(list, geometry[1:4])
     arguments = (weight, geometry[0], stride, padding, dilation, *geometry[4:], *torch.ones(2, CASE.k))
@@ -110,7 +100,7 @@ def test_library_checks(isa):
     meta_agrees(ops.binary_conv2d_prepared, call)
 
 
-def test_wrong_arguments_are_refused_by_name(isa):
+def test_wrong_arguments_are_refused_by_name(cpu_isa):
     x, arguments = operands(CASE, rng(37), True, True)
     prepared, shape = ops.binary_conv2d_prepare(*arguments), (CASE.k, *CASE.output)
     name = "binary_conv2d_prepared"

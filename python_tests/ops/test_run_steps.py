@@ -1,9 +1,7 @@
 """run_steps: several layers in one call; what networks make of it is tested in nn/test_segments.py."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
-import backends
 import pytest
 import torch
 from checks import refused
@@ -11,17 +9,8 @@ from inputs import rng, words
 from torch.library import opcheck
 from torch.nn import functional as F
 
-import bnn
 from bnn import ops
 from bnn.ops.run_steps import DTYPES, KINDS, Step, encode, run_steps
-
-
-@pytest.fixture(params=bnn.isa.available())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The reference and every instruction set: the op is the CPU's alone."""
-    with backends.using(request.param):
-        yield request.param
-
 
 BINARY, INT8, LINEAR, POOL, OUTPUT = range(len(KINDS))
 BFLOAT16 = DTYPES.index(torch.bfloat16)
@@ -49,7 +38,7 @@ def inputs() -> list[torch.Tensor]:
     return [torch.randn(2, 70, 7, 9), torch.randn(2, 96, 7, 9, dtype=torch.float16)]
 
 
-def test_equals_the_ops_one_by_one(isa):
+def test_equals_the_ops_one_by_one(cpu_isa):
     prepared, shift, panels, *factors = constants()
     x, residual = inputs()
     stream, packed = ops.binary_conv2d_prepared(ops.bitpack(x, shift), prepared, (), residual, torch.bfloat16)
@@ -62,7 +51,7 @@ def test_equals_the_ops_one_by_one(isa):
 
 
 @pytest.mark.parametrize("shape", [(96,), (3, 96), (0, 96), (2, 3, 96)])
-def test_linear_layers_keep_leading_dimensions(isa, shape):
+def test_linear_layers_keep_leading_dimensions(cpu_isa, shape):
     x = torch.randn(*shape)
     steps = [Step(LINEAR, x=0, output=1, constant=2, words=1, dtype=1), Step(OUTPUT, x=1), Step(OUTPUT, x=2)]
     stream, packed = run_steps([x], constants(), encode(steps))
@@ -72,7 +61,7 @@ def test_linear_layers_keep_leading_dimensions(isa, shape):
         assert torch.equal(ops.bitpack(y[None] - 1)[0], word)
 
 
-def test_library_checks(isa):
+def test_library_checks(cpu_isa):
     """Shapes depend on the values of `code`: there is nothing for fake tensors."""
     arguments = (inputs(), constants(), encode(STEPS))
     opcheck(torch.ops.bnn.run_steps.default, arguments, test_utils=("test_schema", "test_autograd_registration"))
@@ -80,7 +69,7 @@ def test_library_checks(isa):
         run_steps(*([t.to("meta") for t in part] for part in arguments[:2]), arguments[2].to("meta"))
 
 
-def test_wrong_code_is_refused(isa):
+def test_wrong_code_is_refused(cpu_isa):
     first, *rest = STEPS
 
     def run(steps, given=None, code=None):
@@ -104,7 +93,7 @@ def test_wrong_code_is_refused(isa):
     refused("int8_conv2d", "pool", lambda: run([replace(STEPS[2], kind=INT8, x=1, pool=(65, 1, 0))]))
 
 
-def test_a_pool_larger_than_the_image(isa):
+def test_a_pool_larger_than_the_image(cpu_isa):
     steps = [Step(POOL, x=0, output=2, kernel_size=(9, 9), stride=(9, 9)), Step(OUTPUT, x=2)]
     with pytest.raises(RuntimeError, match="(?i)output size is too small|of at least 9 rows"):
         run_steps(inputs(), [], encode(steps))
@@ -113,7 +102,7 @@ def test_a_pool_larger_than_the_image(isa):
     assert torch.equal(y, F.avg_pool2d(x, 9, 9, 0, True))
 
 
-def test_impossible_pools_are_refused(isa):
+def test_impossible_pools_are_refused(cpu_isa):
     for change in ({"kernel_size": (0, 2)}, {"stride": (0, 1)}, {"padding": (2, 0)}, {"padding": (-1, 0)}):
         step = replace(Step(POOL, x=0, output=2, kernel_size=(2, 2)), **change)
         with pytest.raises(RuntimeError):
