@@ -249,6 +249,10 @@ class Strip {
       w_.begins[1] = count_;
     }
     std::copy_n(w_.begins, groups, w_.next);
+    for (int64_t i = 0, most = 0; i < groups; ++i) {
+      const int64_t pixels = w_.begins[i + 1] - w_.begins[i];
+      if (pixels > most) most = pixels, largest_ = i;
+    }
   }
 
   void find_windows() {
@@ -295,8 +299,9 @@ class Strip {
 
   void multiply(const uint64_t* panel, const int32_t* base) {
     const ConvGeometry& g = p_.geometry;
-    for (int64_t i = 0; i < group_count(p_); ++i) {
-      const int64_t begin = w_.begins[i], end = w_.begins[i + 1];
+    const int64_t groups = group_count(p_);
+    for (int64_t k = 0; k < groups; ++k) {
+      const int64_t i = (largest_ + k) % groups, begin = w_.begins[i], end = w_.begins[i + 1];
       if (begin == end) continue;
       products_.windows = w_.windows + begin;
       products_.rows = p_.skips ? w_.rows + begin : nullptr;
@@ -326,6 +331,7 @@ class Strip {
   const Workspace& w_;
   bool by_chunks_;
   int64_t first_, count_;
+  int64_t largest_ = 0;  // group, which goes first: its products hide that the panel comes from afar
   PanelProducts products_{};
 };
 

@@ -67,17 +67,24 @@ using tile_fn = void(const PanelProducts& q, int64_t first);
 
 template <bool kBits, bool kRows>
 void panel_products(const PanelProducts& q) {
-  constexpr tile_fn* kRest[kTile] = {nullptr,
-                                     tile<kBits, kRows, 1>,
-                                     tile<kBits, kRows, 2>,
-                                     tile<kBits, kRows, 3>,
-                                     tile<kBits, kRows, 4>,
-                                     tile<kBits, kRows, 5>,
-                                     tile<kBits, kRows, 6>,
-                                     tile<kBits, kRows, 7>};
+  constexpr tile_fn* kSome[] = {nullptr,
+                                tile<kBits, kRows, 1>,
+                                tile<kBits, kRows, 2>,
+                                tile<kBits, kRows, 3>,
+                                tile<kBits, kRows, 4>,
+                                tile<kBits, kRows, 5>,
+                                tile<kBits, kRows, 6>,
+                                tile<kBits, kRows, 7>,
+                                tile<kBits, kRows, kTile>};
+  // What is left of two tiles goes in halves: one pixel alone reads the panel as long as four.
   int64_t p = 0;
-  for (; p + kTile <= q.pixels; p += kTile) tile<kBits, kRows, kTile>(q, p);
-  if (p < q.pixels) kRest[q.pixels - p](q, p);
+  for (; p + 2 * kTile <= q.pixels; p += kTile) tile<kBits, kRows, kTile>(q, p);
+  if (q.pixels - p > kTile) {
+    const int64_t half = (q.pixels - p) / 2;
+    kSome[half](q, p);
+    p += half;
+  }
+  if (p < q.pixels) kSome[q.pixels - p](q, p);
 }
 
 template <bool kBits>
