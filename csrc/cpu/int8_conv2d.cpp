@@ -62,7 +62,7 @@ class ImageRows {
       pool_columns(columns(next_sums_));
     }
     for (int64_t oh = first; oh < last; ++oh) w_.terms[oh - first] = columns(oh);
-    ukernels().maxima(w_.terms, last - first, size, w_.result);
+    ukernels().maxima(w_.terms, last - first, 1, 0, size, w_.result);
   }
 
  private:
@@ -105,12 +105,15 @@ class ImageRows {
   }
 
   void pool_columns(int32_t* columns) const {
-    const int64_t ld = sums_ld(p_);
-    for (int64_t j = 0; j < p_.PW; ++j, columns += ld) {
-      const int64_t first = std::max<int64_t>(0, j * p_.pool.stride - p_.pool.padding);
-      const int64_t last = std::min(g_.OW, j * p_.pool.stride - p_.pool.padding + p_.pool.size);
-      for (int64_t ow = first; ow < last; ++ow) w_.terms[ow - first] = w_.sums + ow * ld;
-      ukernels().maxima(w_.terms, last - first, ld, columns);
+    const int64_t ld = sums_ld(p_), step = p_.pool.stride;
+    const auto begin = [&](int64_t j) { return std::max<int64_t>(0, j * step - p_.pool.padding); };
+    const auto end = [&](int64_t j) { return std::min(g_.OW, j * step - p_.pool.padding + p_.pool.size); };
+    for (int64_t j = 0, next = 1; j < p_.PW; j = next++) {
+      const int64_t first = begin(j), count = end(j) - first;
+      for (int64_t i = 0; i < count; ++i) w_.terms[i] = w_.sums + (first + i) * ld;
+      // Windows of the same size, a stride apart, go together.
+      while (next < p_.PW && begin(next) == first + (next - j) * step && end(next) - begin(next) == count) ++next;
+      ukernels().maxima(w_.terms, count, next - j, step * ld, ld, columns + j * ld);
     }
   }
 

@@ -214,8 +214,8 @@ using to_bytes = void(ConstSpan x, int64_t n, float inverse, uint8_t* bytes);
 
 using byte_products = void(const ByteProducts& q);
 
-// to[i] = max over j of rows[j][i]; count at least 1, n a multiple of 16
-using maxima = void(const int32_t* const* rows, int64_t count, int64_t n, int32_t* to);
+// to[g * n + i] = max over j of rows[j][g * step + i]; count at least 1, n a multiple of 16
+using maxima = void(const int32_t* const* rows, int64_t count, int64_t groups, int64_t step, int64_t n, int32_t* to);
 
 }  // namespace ukernel
 

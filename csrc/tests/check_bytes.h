@@ -55,14 +55,14 @@ bool check(ukernel::byte_products* f, ukernel::byte_products* truth) {
 }
 
 bool check(ukernel::maxima* f, ukernel::maxima* truth) {
-  const int64_t count = 1 + up_to(4), n = 16 * up_to(8);
+  const int64_t count = 1 + up_to(4), n = 16 * up_to(8), groups = up_to(4), step = up_to(20);
   std::vector<std::vector<int32_t>> values;
   std::vector<const int32_t*> rows;
-  for (int64_t j = 0; j < count; ++j) values.push_back(integers(n));
+  for (int64_t j = 0; j < count; ++j) values.push_back(integers(groups * step + n));
   for (const auto& row : values) rows.push_back(row.data());
-  std::vector<int32_t> x(static_cast<size_t>(n)), y = x;
-  f(rows.data(), count, n, x.data());
-  truth(rows.data(), count, n, y.data());
+  std::vector<int32_t> x(static_cast<size_t>(groups * n)), y = x;
+  f(rows.data(), count, groups, step, n, x.data());
+  truth(rows.data(), count, groups, step, n, y.data());
   return x == y;
 }
 

@@ -66,12 +66,15 @@ void byte_products(const ByteProducts& q) {
   }
 }
 
-void maxima(const int32_t* const* rows, int64_t count, int64_t n, int32_t* to) {
+void maxima(const int32_t* const* rows, int64_t count, int64_t groups, int64_t step, int64_t n, int32_t* to) {
   const int32_t *a = rows[0], *b = rows[count > 1], *c = rows[count > 2 ? 2 : 0];
-  for (int64_t i = 0; i < n; i += 8) {
-    __m256i largest = _mm256_max_epi32(_mm256_max_epi32(load(a + i), load(b + i)), load(c + i));
-    for (int64_t j = 3; j < count; ++j) largest = _mm256_max_epi32(largest, load(rows[j] + i));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), largest);
+  for (int64_t g = 0, skipped = 0; g < groups; ++g, skipped += step, to += n) {
+    for (int64_t i = 0; i < n; i += 8) {
+      const int64_t at = skipped + i;
+      __m256i largest = _mm256_max_epi32(_mm256_max_epi32(load(a + at), load(b + at)), load(c + at));
+      for (int64_t j = 3; j < count; ++j) largest = _mm256_max_epi32(largest, load(rows[j] + at));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), largest);
+    }
   }
 }
 

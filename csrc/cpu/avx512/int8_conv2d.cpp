@@ -75,13 +75,16 @@ void byte_products(const ByteProducts& q) {
   if (panel < q.count) next(some_panels<1>, 1);
 }
 
-void maxima(const int32_t* const* rows, int64_t count, int64_t n, int32_t* to) {
+void maxima(const int32_t* const* rows, int64_t count, int64_t groups, int64_t step, int64_t n, int32_t* to) {
   const int32_t *a = rows[0], *b = rows[count > 1], *c = rows[count > 2 ? 2 : 0];
-  for (int64_t i = 0; i < n; i += 16) {
-    const __m512i two = _mm512_max_epi32(_mm512_loadu_si512(a + i), _mm512_loadu_si512(b + i));
-    __m512i largest = _mm512_max_epi32(two, _mm512_loadu_si512(c + i));
-    for (int64_t j = 3; j < count; ++j) largest = _mm512_max_epi32(largest, _mm512_loadu_si512(rows[j] + i));
-    _mm512_storeu_si512(to + i, largest);
+  for (int64_t g = 0, skipped = 0; g < groups; ++g, skipped += step, to += n) {
+    for (int64_t i = 0; i < n; i += 16) {
+      const int64_t at = skipped + i;
+      const __m512i two = _mm512_max_epi32(_mm512_loadu_si512(a + at), _mm512_loadu_si512(b + at));
+      __m512i largest = _mm512_max_epi32(two, _mm512_loadu_si512(c + at));
+      for (int64_t j = 3; j < count; ++j) largest = _mm512_max_epi32(largest, _mm512_loadu_si512(rows[j] + at));
+      _mm512_storeu_si512(to + i, largest);
+    }
   }
 }
 

@@ -52,11 +52,13 @@ void byte_products(const ByteProducts& q) {
   }
 }
 
-void maxima(const int32_t* const* rows, int64_t count, int64_t n, int32_t* to) {
-  for (int64_t i = 0; i < n; ++i) {
-    int32_t largest = rows[0][i];
-    for (int64_t j = 1; j < count; ++j) largest = std::max(largest, rows[j][i]);
-    to[i] = largest;
+void maxima(const int32_t* const* rows, int64_t count, int64_t groups, int64_t step, int64_t n, int32_t* to) {
+  for (int64_t g = 0; g < groups; ++g) {
+    for (int64_t i = 0; i < n; ++i) {
+      int32_t largest = rows[0][g * step + i];
+      for (int64_t j = 1; j < count; ++j) largest = std::max(largest, rows[j][g * step + i]);
+      to[g * n + i] = largest;
+    }
   }
 }
 
