@@ -1,5 +1,7 @@
 #include "ops/epilogue.h"
 
+#include <utility>
+
 #include "bnn/bits.h"
 #include "ops/check.h"
 
@@ -18,29 +20,35 @@ const float* float_data(const char* op, const char* argument, const Tensor& t, c
 }  // namespace
 
 FusedOutputs make_outputs(const char* op, const Tensor& x, const std::vector<int64_t>& shape,
-                          const std::optional<Tensor>& residual, std::optional<ScalarType> stream_dtype, bool words) {
+                          const std::optional<Tensor>& residual, std::optional<ScalarType> stream_dtype, bool words,
+                          bool in_place) {
   if (stream_dtype) {
     BNN_CHECK(is_float_type(*stream_dtype), op, "stream_dtype", "None, float32, bfloat16 or float16",
               dtype_text(*stream_dtype));
   }
+  std::vector<Tensor> held;
+  if (residual) {
+    check_shape(op, "residual", *residual, shape);
+    check_float(op, "residual", *residual, x);
+    held.push_back(channels_innermost(*residual));
+  }
+  const auto make_stream = [&] {
+    if (!stream_dtype) return empty({0}, ScalarType::Float, x);
+    // Every element of the residual is read before the one of the stream that overwrites it.
+    return in_place && residual && residual->scalar_type() == *stream_dtype ? held[0]
+                                                                            : empty_rows(shape, *stream_dtype, x);
+  };
   std::vector<int64_t> words_shape = shape;
   words_shape.erase(words_shape.begin() + 1);
   words_shape.push_back(words_for(shape[1]));
-  FusedOutputs out{{},
-                   stream_dtype ? empty_rows(shape, *stream_dtype, x) : empty({0}, ScalarType::Float, x),
-                   empty(words ? words_shape : std::vector<int64_t>{0}, ScalarType::Long, x),
-                   {}};
+  FusedOutputs out{
+      {}, make_stream(), empty(words ? words_shape : std::vector<int64_t>{0}, ScalarType::Long, x), std::move(held)};
   Epilogue& e = out.epilogue;
   e.kind = Epilogue::Kind::fused;
   e.channels = shape[1];
   if (stream_dtype) e.stream = mutable_span_of(out.stream);
   if (words) e.words = static_cast<uint64_t*>(out.words.mutable_data_ptr());
-  if (residual) {
-    check_shape(op, "residual", *residual, shape);
-    check_float(op, "residual", *residual, x);
-    out.held.push_back(channels_innermost(*residual));
-    e.residual = span_of(out.held.back());
-  }
+  if (residual) e.residual = span_of(out.held[0]);
   return out;
 }
 
@@ -53,7 +61,7 @@ void set_factors(const char* op, const Factors& f, const Tensor& x, int64_t K, E
 
 FusedOutputs make_fused(const char* op, const Tensor& x, const std::vector<int64_t>& shape, const Factors& factors,
                         const std::optional<Tensor>& residual, std::optional<ScalarType> stream_dtype) {
-  FusedOutputs out = make_outputs(op, x, shape, residual, stream_dtype, factors.next_shift || !stream_dtype);
+  FusedOutputs out = make_outputs(op, x, shape, residual, stream_dtype, factors.next_shift || !stream_dtype, false);
   set_factors(op, factors, x, shape[1], out.epilogue, out.held);
   return out;
 }

@@ -94,10 +94,9 @@ Tensor binary_conv2d_prepare(const Tensor& weight, int64_t in_channels, Int2 str
   return out;
 }
 
-// shape: K, OH, OW or nothing -> stream [N, K, OH, OW] or [0], words [N, OH, OW, ceil(K / 64)] or [0]
-std::tuple<Tensor, Tensor> binary_conv2d_prepared(const Tensor& x, const Tensor& prepared, std::vector<int64_t> shape,
-                                                  const std::optional<Tensor>& residual,
-                                                  std::optional<ScalarType> stream_dtype, bool words) {
+std::tuple<Tensor, Tensor> prepared_conv2d(const Tensor& x, const Tensor& prepared, const std::vector<int64_t>& shape,
+                                           const std::optional<Tensor>& residual,
+                                           std::optional<ScalarType> stream_dtype, bool words, bool in_place) {
   const char* op = "binary_conv2d_prepared";
   BNN_CHECK(words || stream_dtype, op, "words", "true where no stream is asked for", "False");
   BNN_CHECK(prepared.scalar_type() == ScalarType::Long, op, "prepared", "int64", dtype_text(prepared));
@@ -118,7 +117,7 @@ std::tuple<Tensor, Tensor> binary_conv2d_prepared(const Tensor& x, const Tensor&
   const Parts parts(header, g);
   const int64_t packed = prepared.numel() - parts.packed;
   BNN_CHECK(packed >= 0, op, "prepared", text("of at least ", parts.packed, " words"), text(prepared.numel()));
-  const FusedOutputs out = make_outputs(op, x, {g.N, g.K, g.OH, g.OW}, residual, stream_dtype, words);
+  const FusedOutputs out = make_outputs(op, x, {g.N, g.K, g.OH, g.OW}, residual, stream_dtype, words, in_place);
   Epilogue e = out.epilogue;
   const auto* factors = reinterpret_cast<const float*>(data + parts.factors);
   e.scale = factors;
@@ -133,6 +132,13 @@ std::tuple<Tensor, Tensor> binary_conv2d_prepared(const Tensor& x, const Tensor&
                    e,
                    {route, data + parts.packed, packed}});
   return {out.stream, out.words};
+}
+
+// shape: K, OH, OW or nothing -> stream [N, K, OH, OW] or [0], words [N, OH, OW, ceil(K / 64)] or [0]
+std::tuple<Tensor, Tensor> binary_conv2d_prepared(const Tensor& x, const Tensor& prepared, std::vector<int64_t> shape,
+                                                  const std::optional<Tensor>& residual,
+                                                  std::optional<ScalarType> stream_dtype, bool words) {
+  return prepared_conv2d(x, prepared, shape, residual, stream_dtype, words, false);
 }
 
 }  // namespace bnn::ops

@@ -43,7 +43,8 @@ std::optional<ScalarType> stream_dtype(const Step& s) {
 
 class Interpreter {
  public:
-  Interpreter(std::vector<Tensor>& inputs, std::vector<Tensor>& constants, int64_t steps) : constants_(constants) {
+  Interpreter(std::vector<Tensor>& inputs, std::vector<Tensor>& constants, int64_t steps)
+      : inputs_(static_cast<int64_t>(inputs.size())), constants_(constants) {
     values_.resize(inputs.size() + 2 * static_cast<size_t>(steps));
     std::move(inputs.begin(), inputs.end(), values_.begin());
   }
@@ -55,8 +56,8 @@ class Interpreter {
       case kBinaryConv2d: {
         const bool packed = x.scalar_type() == ScalarType::Long;
         const std::optional<Tensor> shift = s.shift != 0 ? std::optional(constant(s, 1)) : std::nullopt;
-        put(s, binary_conv2d_prepared(packed ? x : bitpack(x, shift), constant(s, 0), {}, residual, stream_dtype(s),
-                                      s.words != 0));
+        put(s, prepared_conv2d(packed ? x : bitpack(x, shift), constant(s, 0), {}, residual, stream_dtype(s),
+                               s.words != 0, may_overwrite_residual(s)));
         break;
       }
       case kInt8Conv2d:
@@ -98,6 +99,11 @@ class Interpreter {
     const bool there = s.constant >= 0 && s.constant < static_cast<int64_t>(constants_.size()) - i;
     BNN_CHECK(there, kOp, "constants", text("with ", i, " more behind ", s.constant), text(constants_.size()));
     return constants_[static_cast<size_t>(s.constant + i)];
+  }
+
+  // Made here, not given away, and not read again
+  bool may_overwrite_residual(const Step& s) const {
+    return s.residual >= inputs_ && s.residual_ends != 0 && outputs_.empty();
   }
 
   // Stream and words, or the one that is asked for
@@ -150,6 +156,7 @@ class Interpreter {
     return torch::stable::detail::to<Tensor>(stack[0]);
   }
 
+  int64_t inputs_;
   Values values_;
   std::vector<Tensor>& constants_;
   std::vector<Tensor> outputs_;

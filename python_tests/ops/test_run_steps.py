@@ -50,6 +50,27 @@ def test_equals_the_ops_one_by_one(cpu_isa):
     assert all(torch.equal(a, b) for a, b in zip(got, [packed, *last, flat], strict=True))
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_residuals_of_others_stay(cpu_isa, dtype):
+    """A stream may overwrite its residual only where the call made that, and gave it to nobody."""
+    x, residual = inputs()
+    residual = residual.to(dtype).contiguous(memory_format=torch.channels_last)
+    bits, before = ops.bitpack(x), residual.clone()
+    code = DTYPES.index(dtype)
+    first = Step(BINARY, x=0, residual=1, output=2, residual_ends=1, constant=0, dtype=code)
+    second = Step(BINARY, x=0, residual=2, output=4, residual_ends=1, constant=0, dtype=code)
+
+    def layer(shortcut):
+        return ops.binary_conv2d_prepared(bits, constants()[0], (), shortcut, dtype, False)[0]
+
+    one = layer(residual)
+    for kept in (False, True):
+        steps = [first, *[Step(OUTPUT, x=2)] * kept, second, Step(OUTPUT, x=4)]
+        *early, last = run_steps([bits, residual], constants(), encode(steps))
+        assert torch.equal(residual, before) and torch.equal(last, layer(one))
+        assert all(torch.equal(t, one) for t in early) and len(early) == kept
+
+
 @pytest.mark.parametrize("shape", [(96,), (3, 96), (0, 96), (2, 3, 96)])
 def test_linear_layers_keep_leading_dimensions(cpu_isa, shape):
     x = torch.randn(*shape)
