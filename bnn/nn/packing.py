@@ -25,6 +25,9 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 class PackedModel(nn.Module):
     """A packed network: runs a straight-line program of packed and real layers (`bnn.nn._program`). Inference only.
 
+    Its layers may be changed; what is prepared for kernels follows, but for changes through `.data`, which torch
+    doesn't count.
+
     Attributes:
         classes: names of the classes, or None.
         preprocess: {"size": [H, W], "mean": [...], "std": [...], "mode": "L" | "RGB"}, or None.
@@ -103,15 +106,16 @@ def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.fl
         exact: see above.
         dtype: of real-valued layers and of the stream between binary ones, all but the last layer: float32, or
             bfloat16, which is faster where the processor multiplies it (AMX, AVX-512 BF16) and rounds to 8 bits.
-            int8: real convolutions and linear layers in 8 bits, the last one, too (`bnn.ops.int8_conv2d`), the rest as
-            with bfloat16; fastest on a CPU with AVX2 or AVX-512, a slow reference on a GPU. Heads of other kinds stay,
-            and convolutions with groups, dilation, padding by name or of another mode, or over 2^17 products a number.
+            int8: real convolutions and linear layers in 8 bits, the last one, too (`bnn.ops.int8_conv2d`), the stream
+            in float16 (values over 65,504 become infinite); fastest on a CPU with AVX2 or AVX-512, a slow reference on
+            a GPU. Heads of other kinds stay, and convolutions with groups, dilation, padding by name or of another
+            mode, or over 2^17 products a number; where one does, the rest is as with bfloat16.
 
     Raises:
         ValueError: another dtype, bfloat16 or int8 with `exact`, or a layer or function that packed networks don't
             have; it is named, with those that exist.
     """
-    dtypes = [*_program.DTYPES.values(), torch.int8]
+    dtypes = [torch.float32, torch.bfloat16, torch.int8]
     require(dtype in dtypes, "dtype", f"one of {dtypes}", dtype)
     require(not exact or dtype == torch.float32, "dtype", "torch.float32 with exact=True", dtype)
     training = [(module, module.training) for module in model.modules()]
@@ -130,7 +134,8 @@ def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.fl
     if not exact:
         _keep_bits(steps, layers)
     if dtype != torch.float32:
-        _cast_all_but_the_last("bfloat16", steps)
+        name = "bfloat16" if dtype == torch.bfloat16 else _program.dtype_beside_int8(steps)
+        _cast_all_but_the_last(name, steps)
         _program.set_dtype(steps, layers)
     if not exact:
         # words are made fastest from channels-last images; exact networks keep the layout: real layers may round by it

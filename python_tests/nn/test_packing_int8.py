@@ -63,10 +63,10 @@ def test_the_stem_pools_and_hands_over_words():
     stem = packed.layers[first["name"]]
     assert [step["kind"] for step in (first, second, last)] == ["Int8Conv2d", "PackedBinaryConv2d", "Int8Linear"]
     assert first["inputs"] == ["input"] and not {step["kind"] for step in packed.steps} & {"cast", "flatten"}
-    assert stem.pool == (3, 2, 1) and stem.words and stem.stream and stem.stream_dtype == torch.bfloat16
+    assert stem.pool == (3, 2, 1) and stem.words and stem.stream and stem.stream_dtype == torch.float16
     assert second["inputs"][0].endswith("#words")
     dtypes = {name: layer.stream_dtype for name, layer in packed.layers.items() if hasattr(layer, "stream_dtype")}
-    assert dtypes.pop(last["name"]) == torch.float32 and set(dtypes.values()) == {torch.bfloat16}
+    assert dtypes.pop(last["name"]) == torch.float32 and set(dtypes.values()) == {torch.float16}
     rows = {row["name"]: row["kernel"] for row in packed.backend_report(torch.randn(1, 3, 224, 224))}
     current = bnn.isa.current()
     assert rows[first["name"]] == rows[last["name"]] == ("avx512" if current == "amx" else current)
@@ -89,7 +89,8 @@ def test_what_has_no_8_bit_form_stays():
     kinds = [step["kind"] for step in packed.steps]
     assert kinds == ["channels_last", "cast", "Conv2d", "Conv2d", "Int8Conv2d", "MaxPool2d", "Int8Conv2d", "MaxPool2d",
                      "Int8Conv2d", "cast", "Flatten"]  # fmt: skip
-    assert packed.layers[packed.steps[8]["name"]].pool == (2, 2, 0)
+    rounded, grouped = packed.layers[packed.steps[8]["name"]], packed.layers[packed.steps[2]["name"]]
+    assert rounded.pool == (2, 2, 0) and rounded.stream_dtype == grouped.weight.dtype == torch.bfloat16
     x = torch.randn(2, 4, 20, 30)
     expected = model(x)
     assert (packed(x) - expected).std() < 0.05 * expected.std()
@@ -148,7 +149,7 @@ def test_networks_with_other_ends(tail, tmp_path):
     def dtypes(network):
         return [getattr(layer, "stream_dtype", None) for layer in network.layers.values()]
 
-    assert dtypes(loaded) == dtypes(packed) and dtypes(packed)[0] == torch.bfloat16
+    assert dtypes(loaded) == dtypes(packed) and dtypes(packed)[0] == torch.float16
     if tail != "binary":
         assert (packed(x) - model(x)).std() < 0.05 * model(x).std()
 
