@@ -29,7 +29,7 @@ def kept(layer: Any, names: tuple[str, ...], arguments: tuple, make: Callable[..
         return None
     state = [(name, t, *((t.data_ptr(), t._version) if t is not None else (0, 0))) for name, t in there]
     value = make(*(t for _, t in there), *arguments)
-    layer._kept = arguments, state, value
+    vars(layer)["_kept"] = arguments, state, value
     return value
 
 
@@ -40,6 +40,7 @@ class PackedEpilogue(nn.Module):
     say which outputs later layers read. `dims`: of what they read and write as floats, 4 or 2.
     """
 
+    changes = 0  # attributes set or deleted so far, of all packed layers
     FIELDS: tuple[str, ...]  # arguments of the constructor, as files hold them
     dims: int
     _kept: tuple[tuple, list, Tensor] | None = None  # see `kept`; copies of a layer make their own
@@ -60,6 +61,14 @@ class PackedEpilogue(nn.Module):
         self.register_buffer("shift", torch.zeros(in_channels) if shift else None)
         self.register_buffer("rprelu", torch.zeros(3, out_channels) if rprelu else None)
         self.register_buffer("next_shift", torch.zeros(out_channels) if words else None)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        PackedEpilogue.changes += 1  # afterwards: who sees the number sees the attribute
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        PackedEpilogue.changes += 1
 
     def _words_of(self, x: Tensor) -> Tensor:
         return x if x.dtype == torch.int64 else ops.bitpack(x, self.shift)

@@ -1,9 +1,9 @@
 """The program of a packed network with what one op can run (`bnn.ops.run_steps`) taken together: between the kernels of
 a segment lies no Python."""
 
-from collections.abc import Iterator, Sequence
-from itertools import chain, groupby
-from operator import attrgetter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, groupby, starmap, zip_longest
+from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ class Segment(NamedTuple):
 
 
 class Segments:
-    """The program and what it was made of: a layer that changed, or has hooks now, is found out before each run."""
+    """The program and what it was made of: a layer that changed, or has hooks now, is found out before each run, but
+    for changes through `.data`, which torch doesn't count."""
 
     def __init__(self, links: list[_program.Link], layers: nn.ModuleDict) -> None:
         self._links, self._layers, self._modules = links, layers, list(layers.values())
@@ -38,22 +39,35 @@ class Segments:
         self._hooks = [hooks for layer in watched for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
         self._hooks += [modules._global_forward_hooks, modules._global_forward_pre_hooks]
         self._buffers = [layer._buffers for layer in watched]
-        self._getters = [(attrgetter("__class__", "forward", *_attributes(layer)), layer) for layer in watched]
-        self._tensors = self._found()
+        self._found = list(self._find())
+        self._tensors = [t for t in self._found if t is not None]
+        # What costs a call most is that these objects are no longer in the caches: packed layers, whose changes are
+        # counted, are looked at where the count is another.
+        packed = [layer for layer in watched if isinstance(layer, PackedEpilogue)]
+        self._seldom = [(_getter(layer), layer) for layer in packed]
+        self._always = [(_getter(layer), layer) for layer in watched if not isinstance(layer, PackedEpilogue)]
+        self._changes = PackedEpilogue.changes
+        self._attributes = _look(self._seldom)
         self._state = self._look()
 
-    def _found(self) -> list[Tensor]:
-        return [t for t in chain.from_iterable(map(dict.values, self._buffers)) if t is not None]
+    def _find(self) -> Iterator[Tensor | None]:
+        return chain.from_iterable(map(dict.values, self._buffers))
 
-    def _look(self) -> tuple[list, ...]:
-        addresses = list(map(Tensor.data_ptr, self._tensors))
-        return addresses, list(map(_version, self._tensors)), [get(layer) for get, layer in self._getters]
+    def _look(self) -> tuple[list, list]:
+        return list(map(_version, self._tensors)), _look(self._always)
 
     def current(self, links: list[_program.Link], layers: nn.ModuleDict) -> bool:
         """Whether layers, their buffers and their attributes are the ones that this was made of."""
-        if links is not self._links or layers is not self._layers or list(layers.values()) != self._modules:
+        if links is not self._links or layers is not self._layers or not _same(layers._modules.values(), self._modules):
             return False
-        return list(map(id, self._found())) == list(map(id, self._tensors)) and self._look() == self._state
+        if not _same(self._find(), self._found) or self._look() != self._state:
+            return False
+        changes = PackedEpilogue.changes
+        if changes != self._changes:
+            if _look(self._seldom) != self._attributes:
+                return False
+            self._changes = changes
+        return True
 
     def hooked(self) -> bool:
         """Whether somebody wants to see a layer called."""
@@ -74,8 +88,17 @@ class Segments:
         return values[self._links[-1].output]
 
 
-def _attributes(layer: Any) -> tuple[str, ...]:
-    return (*layer.FIELDS, "stream_dtype") if isinstance(layer, PackedEpilogue) else _POOL
+def _same(found: Iterable[Any], before: list) -> bool:
+    return all(starmap(is_, zip_longest(found, before)))
+
+
+def _getter(layer: Any) -> Callable[[Any], tuple]:
+    names = (*layer.FIELDS, "stream_dtype") if isinstance(layer, PackedEpilogue) else _POOL
+    return attrgetter("__class__", "forward", *names)
+
+
+def _look(getters: list[tuple[Callable[[Any], Any], Any]]) -> list:
+    return [get(layer) for get, layer in getters]
 
 
 def _describe(link: _program.Link, layers: nn.ModuleDict) -> tuple[Step, list[Tensor]] | None:

@@ -73,8 +73,8 @@ def replace_a_buffer(layer: PackedBinaryConv2d) -> None:
     layer.scale = -2 * layer.scale
 
 
-def point_elsewhere(layer: PackedBinaryConv2d) -> None:
-    layer.bias.data = layer.bias + 1
+def convert(layer: PackedBinaryConv2d) -> None:
+    layer._apply(lambda t: t if t.dtype == torch.int64 else t + 1)
 
 
 def change_the_geometry(layer: PackedBinaryConv2d) -> None:
@@ -94,7 +94,7 @@ def change_in_inference_mode(layer: PackedBinaryConv2d) -> None:
         layer.bias = layer.bias + 1
 
 
-CHANGES = (change_in_place, replace_a_buffer, point_elsewhere, change_the_geometry, change_weights, drop_the_activation,
+CHANGES = (change_in_place, replace_a_buffer, convert, change_the_geometry, change_weights, drop_the_activation,
            change_in_inference_mode)  # fmt: skip
 
 
@@ -121,6 +121,14 @@ def test_changes_of_real_layers_are_seen():
     pool.stride = 3
     with pytest.raises(RuntimeError, match="residual must be"):
         model(x)
+
+
+def test_other_buffers_for_one_call():
+    model, x = packed(), image()
+    before, name = model(x), next(name for name, t in model.named_buffers() if name.endswith("bias"))
+    buffers = {name: model.get_buffer(name) + 1}
+    other = torch.func.functional_call(model, buffers, x)
+    assert not torch.equal(other, before) and torch.equal(model(x), before)
 
 
 def network_with(pool: nn.Module) -> nn.Module:
