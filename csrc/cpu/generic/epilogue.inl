@@ -46,10 +46,10 @@ inline Vec::F fused_lanes(const Epilogue& e, const D* dot, int64_t k, int64_t i,
   return y;
 }
 
-// A word of channels whose words alone are asked for: their factors stay in registers over the rows.
+// A word of channels whose factors stay in registers over the rows. y < -shift says in every bit what y + shift < 0 says.
 struct Sign {
   static constexpr int kParts = kWordBits / Vec::kLanes;
-  Vec::F scale[kParts], bias[kParts], shift[kParts];
+  Vec::F scale[kParts], bias[kParts], limit[kParts];
 
   Sign(const Epilogue& e, int64_t c) {
 #pragma GCC unroll 8
@@ -59,7 +59,7 @@ struct Sign {
   // A word of which there are only `channels`: the others are 1 times the dot product
   Sign(const Epilogue& e, int64_t c, int64_t channels) {
     for (int i = 0; i < kParts; ++i) {
-      scale[i] = Vec::all(1.0f), bias[i] = shift[i] = Vec::all(0.0f);
+      scale[i] = Vec::all(1.0f), bias[i] = limit[i] = Vec::all(0.0f);
       const auto n = static_cast<int>(std::clamp<int64_t>(channels - i * Vec::kLanes, 0, Vec::kLanes));
       if (n == 0) continue;
       load(e, c + i * Vec::kLanes, i, n);
@@ -71,12 +71,12 @@ struct Sign {
   void load(const Epilogue& e, int64_t c, int i, N n) {
     scale[i] = Vec::load(e.scale + c, n);
     bias[i] = Vec::load(e.bias + c, n);
-    shift[i] = e.next_shift == nullptr ? Vec::all(0.0f) : Vec::load(e.next_shift + c, n);
+    const Vec::F zero = Vec::all(0.0f);
+    limit[i] = e.next_shift == nullptr ? zero : Vec::sub(zero, Vec::load(e.next_shift + c, n));
   }
 
   uint64_t negative(int part, Vec::F dot) const {
-    const Vec::F y = Vec::add(Vec::mul(scale[part], dot), bias[part]);
-    return Vec::less(Vec::add(y, shift[part]), Vec::all(0.0f));
+    return Vec::less(Vec::add(Vec::mul(scale[part], dot), bias[part]), limit[part]);
   }
 };
 
@@ -93,8 +93,8 @@ inline bool find_limits(const Sign& sign, int32_t* limit, uint64_t& falling) {
     int32_t* to = limit + i * Vec::kLanes;
     const uint64_t down = Vec::less(sign.scale[i], Vec::all(0.0f));
     const auto before = [&](Vec::F dot) { return sign.negative(i, dot) ^ down; };
-    const Vec::F zero = Vec::all(0.0f), one = Vec::all(1.0f);
-    Vec::store(to, Vec::sub(zero, Vec::div(Vec::add(sign.bias[i], sign.shift[i]), sign.scale[i])), Full{});
+    const Vec::F one = Vec::all(1.0f);
+    Vec::store(to, Vec::div(Vec::sub(sign.limit[i], sign.bias[i]), sign.scale[i]), Full{});
     const Vec::F t = Vec::load(to, Full{}), below = Vec::sub(t, one), above = Vec::add(t, one);
     all = all && Vec::less(Vec::abs(t), exact) == kAll && before(Vec::sub(below, one)) == kAll && before(above) == 0;
     Vec::store(to, Vec::select(before(t), Vec::select(before(below), below, t), above), Full{});
@@ -174,7 +174,7 @@ void fused_block(const Epilogue& e, const D* dot, int64_t ld, int64_t row, int64
         y = Vec::add(Vec::select(Vec::less(zero, t), Vec::mul(slope[i], t), t), after[i]);
       }
       Vec::store(stream + k, y, Full{});
-      word |= Vec::less(Vec::add(y, sign.shift[i]), zero) << k;
+      word |= Vec::less(y, sign.limit[i]) << k;
     }
     if (words != nullptr) words[r * L] = word;
   }
