@@ -209,6 +209,7 @@ class Strip {
     find_groups();
     find_windows();
     products_.step = g.dilation_h * (g.W + (p.copied ? 2 * g.pad_w : 0)) * g.L();
+    products_.next_panel = p.row_words * kPanel;
     products_.bits_step = words_for(g.K) * 8;
     products_.ld = p.ld;
   }

@@ -27,11 +27,16 @@ void tile(const PanelProducts& q, int64_t first) {
     low[p] = high[p] = _mm512_setzero_si512();
   }
   const uint64_t* w = q.panel;
+  [[maybe_unused]] const int64_t ahead = q.next_panel;
   const int64_t skipped = (q.panel_step - q.run) * kPanel;
   for (int64_t start = 0, r = q.runs; r > 0; --r, start += q.step, w += skipped) {
     const int64_t end = start + q.run;
     for (int64_t j = start; j < end; ++j, w += kPanel) {
       const __m512i w0 = _mm512_loadu_si512(w), w1 = _mm512_loadu_si512(w + 8);
+      if constexpr (kRows) {  // a few pixels, so panels come from afar all the time
+        _mm_prefetch(w + ahead, _MM_HINT_T0);
+        _mm_prefetch(w + ahead + 8, _MM_HINT_T0);
+      }
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) {
         const __m512i v = _mm512_set1_epi64(static_cast<int64_t>(a[p][j]));
