@@ -105,16 +105,18 @@ class ImageRows {
   }
 
   void pool_columns(int32_t* columns) const {
-    const int64_t ld = sums_ld(p_), step = p_.pool.stride;
-    const auto begin = [&](int64_t j) { return std::max<int64_t>(0, j * step - p_.pool.padding); };
-    const auto end = [&](int64_t j) { return std::min(g_.OW, j * step - p_.pool.padding + p_.pool.size); };
-    for (int64_t j = 0, next = 1; j < p_.PW; j = next++) {
-      const int64_t first = begin(j), count = end(j) - first;
-      for (int64_t i = 0; i < count; ++i) w_.terms[i] = w_.sums + (first + i) * ld;
-      // Windows of the same size, a stride apart, go together.
-      while (next < p_.PW && begin(next) == first + (next - j) * step && end(next) - begin(next) == count) ++next;
-      ukernels().maxima(w_.terms, count, next - j, step * ld, ld, columns + j * ld);
-    }
+    const int64_t ld = sums_ld(p_), size = p_.pool.size, step = p_.pool.stride, padding = p_.pool.padding;
+    // Windows [j, j + count), a stride apart, that have the same columns inside
+    const auto pool = [&](int64_t j, int64_t count) {
+      const int64_t first = std::max<int64_t>(0, j * step - padding), last = std::min(g_.OW, j * step - padding + size);
+      for (int64_t ow = first; ow < last; ++ow) w_.terms[ow - first] = w_.sums + ow * ld;
+      if (count > 0) ukernels().maxima(w_.terms, last - first, count, step * ld, ld, columns + j * ld);
+    };
+    const int64_t whole = std::min(p_.PW, ceil_div(padding, step));               // the first window that lies inside
+    const int64_t cut = std::max(whole, (g_.OW + padding - size + step) / step);  // the first after those
+    for (int64_t j = 0; j < whole; ++j) pool(j, 1);
+    pool(whole, cut - whole);
+    for (int64_t j = cut; j < p_.PW; ++j) pool(j, 1);
   }
 
   const Int8Conv2d& p_;
