@@ -14,15 +14,16 @@ namespace {
 BorderClasses classify(int64_t out, int64_t in, int64_t filter, int64_t stride, int64_t pad, int64_t dilation) {
   BorderClasses classes;
   classes.of.reserve(static_cast<size_t>(out));
+  // Where the filter moves on, its first and last taps inside never grow: a class begins where they differ.
   for (int64_t o = 0; o < out; ++o) {
     const TapRange inside = taps_inside(o, in, filter, stride, pad, dilation);
     const auto same = [&](const TapRange& c) { return c.begin == inside.begin && c.end == inside.end; };
-    auto it = std::find_if(classes.inside.rbegin(), classes.inside.rend(), same);
-    if (it == classes.inside.rend()) {
+    if (classes.inside.empty() || !same(classes.inside.back())) {
       classes.inside.push_back(inside);
-      it = classes.inside.rbegin();
+      classes.end.push_back(o);
     }
-    classes.of.push_back(static_cast<int32_t>(classes.inside.rend() - it - 1));
+    classes.of.push_back(static_cast<int32_t>(classes.size() - 1));
+    classes.end.back() = o + 1;
   }
   return classes;
 }

@@ -233,9 +233,9 @@ class Strip {
       if (!p_.border_sums) return f(int64_t{0}, n, oh, ow, run);
       for (int64_t i = 0; i < run;) {
         const int32_t column = of_column[ow + i];
-        const int64_t begin = i;
-        while (i < run && of_column[ow + i] == column) ++i;
-        f(p_.rows.of[oh] * p_.columns.size() + column, n, oh, ow + begin, i - begin);
+        const int64_t count = std::min(run - i, p_.columns.end[column] - ow - i);
+        f(p_.rows.of[oh] * p_.columns.size() + column, n, oh, ow + i, count);
+        i += count;
       }
     });
   }

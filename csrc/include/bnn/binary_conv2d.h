@@ -41,6 +41,7 @@ namespace cpu {
 struct BorderClasses {
   std::vector<int32_t> of;       // [OH] or [OW]: the class of a position
   std::vector<TapRange> inside;  // one per class
+  std::vector<int64_t> end;      // of its positions, which are neighbours
 
   int64_t size() const { return static_cast<int64_t>(inside.size()); }
 };
