@@ -26,8 +26,8 @@ def case(shape: Conv) -> Case:
     layer = nn.Conv2d(shape.c, shape.k, (shape.r, shape.s), shape.stride, shape.padding).requires_grad_(False)
     pool = POOL if shape == STEM else None
     x, rounded = torch.randn(shape.n, shape.c, shape.h, shape.w), Int8Conv2d.of(layer, pool)
-    rounded.stream_dtype = torch.bfloat16
-    read = x if shape == STEM else x.bfloat16().contiguous(memory_format=torch.channels_last)
+    rounded.stream_dtype = torch.float16
+    read = x if shape == STEM else x.half().contiguous(memory_format=torch.channels_last)
 
     def pooled(y: Tensor) -> Tensor:
         return y if pool is None else F.max_pool2d(y, pool.kernel_size, pool.stride, pool.padding)

@@ -28,7 +28,7 @@ class Config:
     """Keep the training model's order of float32 operations: every bit equal, a little slower."""
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     """Of real layers and of the stream between binary ones; bfloat16 is faster where the processor multiplies it, int8
-    (real layers in 8 bits, the stream in bfloat16) faster still on a CPU with AVX2."""
+    (real layers in 8 bits, the stream in float16) faster still on a CPU with AVX2."""
     overwrite: bool = False
     """Replace the file if it is there."""
 

@@ -1,6 +1,7 @@
 """What packed layers have in common."""
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import torch
@@ -29,8 +30,16 @@ def kept(layer: Any, names: tuple[str, ...], arguments: tuple, make: Callable[..
         return None
     state = [(name, t, *((t.data_ptr(), t._version) if t is not None else (0, 0))) for name, t in there]
     value = make(*(t for _, t in there), *arguments)
-    vars(layer)["_kept"] = arguments, state, value
+    vars(layer)["_kept"] = arguments, state, value  # not a change of the layer
     return value
+
+
+_numbers = count(1)
+
+
+def _count_change() -> None:
+    """After the change: who sees the number sees it, too."""
+    PackedEpilogue.changes = next(_numbers)
 
 
 class PackedEpilogue(nn.Module):
@@ -40,7 +49,7 @@ class PackedEpilogue(nn.Module):
     say which outputs later layers read. `dims`: of what they read and write as floats, 4 or 2.
     """
 
-    changes = 0  # attributes set or deleted so far, of all packed layers
+    changes = 0  # another number after every change of a packed layer's attributes
     FIELDS: tuple[str, ...]  # arguments of the constructor, as files hold them
     dims: int
     _kept: tuple[tuple, list, Tensor] | None = None  # see `kept`; copies of a layer make their own
@@ -64,11 +73,19 @@ class PackedEpilogue(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        PackedEpilogue.changes += 1  # afterwards: who sees the number sees the attribute
+        _count_change()
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
-        PackedEpilogue.changes += 1
+        _count_change()
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        _count_change()
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        _count_change()
 
     def _words_of(self, x: Tensor) -> Tensor:
         return x if x.dtype == torch.int64 else ops.bitpack(x, self.shift)

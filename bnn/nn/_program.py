@@ -119,25 +119,28 @@ def build_layer(kind: str, args: dict) -> nn.Module:
     return LAYERS[kind][0](**{k: tuple(v) if isinstance(v, list) else v for k, v in args.items()})
 
 
-def dtype_beside_int8(steps: list[dict]) -> str:
-    """float16, which costs a processor fewer instructions than bfloat16 and rounds less; but torch's convolutions in
-    float16 are slow, so where one stays, all get bfloat16."""
-    return "bfloat16" if any(step["kind"] in ("Conv2d", "Linear") for step in steps[:-1]) else "float16"
+def dtype_beside_int8(steps: list[dict], layers: Mapping[str, nn.Module]) -> str:
+    """float16, which costs a processor fewer instructions than bfloat16 and rounds less; but real weights and variances
+    may not fit into it, and torch's convolutions in it are slow: where a layer with its own stays, bfloat16."""
+    rest = [layers[step["name"]] for step in steps[:-1] if step["name"] in layers]
+    real = [layer for layer in rest if not isinstance(layer, PackedEpilogue)]
+    return "bfloat16" if any(layer.state_dict() for layer in real) else "float16"
 
 
 def set_dtype(steps: list[dict], layers: Mapping[str, nn.Module]) -> None:
-    """Real layers and streams get `dtype_beside_int8` where there are 8-bit layers, else the dtype of the first cast,
-    float32 without one; the last step has float32."""
+    """Real layers and streams get the dtype of the first cast that rounds; without one, `dtype_beside_int8` where there
+    are 8-bit layers, else float32. The last step has float32."""
     casts = [step["args"]["dtype"] for step in steps if step["kind"] == "cast"]
-    if any(step["kind"] in INT8 for step in steps):
-        casts.insert(0, dtype_beside_int8(steps))
     require(set(casts) <= set(DTYPES), "the dtype of a cast", f"one of {sorted(DTYPES)}", casts)
-    for step in steps[:-1] if casts else ():
+    rounds = [name for name in casts if name != "float32"]
+    if not rounds and any(step["kind"] in INT8 for step in steps):
+        rounds = [dtype_beside_int8(steps, layers)]
+    for step in steps[:-1] if rounds else ():
         layer = layers.get(step["name"])
         if isinstance(layer, PackedEpilogue):
-            layer.stream_dtype = DTYPES[casts[0]]
+            layer.stream_dtype = DTYPES[rounds[0]]
         elif layer is not None:
-            layer.to(DTYPES[casts[0]])
+            layer.to(DTYPES[rounds[0]])
 
 
 def head_entry(steps: list[dict]) -> dict | None:

@@ -28,8 +28,8 @@ class Segment(NamedTuple):
 
 
 class Segments:
-    """The program and what it was made of: a layer that changed, or has hooks now, is found out before each run, but
-    for changes through `.data`, which torch doesn't count."""
+    """The program and what it was made of: a layer that changed, or has hooks now, is found out before each run (which
+    changes are not, see `PackedModel`)."""
 
     def __init__(self, links: list[_program.Link], layers: nn.ModuleDict) -> None:
         self._links, self._layers, self._modules = links, layers, list(layers.values())
@@ -41,13 +41,13 @@ class Segments:
         self._buffers = [layer._buffers for layer in watched]
         self._found = list(self._find())
         self._tensors = [t for t in self._found if t is not None]
-        # What costs a call most is that these objects are no longer in the caches: packed layers, whose changes are
-        # counted, are looked at where the count is another.
+        # What costs a call most is that these objects are no longer in the caches: attributes of packed layers, whose
+        # changes are counted, and addresses are looked at where the count is another.
         packed = [layer for layer in watched if isinstance(layer, PackedEpilogue)]
         self._seldom = [(_getter(layer), layer) for layer in packed]
         self._always = [(_getter(layer), layer) for layer in watched if not isinstance(layer, PackedEpilogue)]
         self._changes = PackedEpilogue.changes
-        self._attributes = _look(self._seldom)
+        self._rest = self._look_at_rest()
         self._state = self._look()
 
     def _find(self) -> Iterator[Tensor | None]:
@@ -55,6 +55,9 @@ class Segments:
 
     def _look(self) -> tuple[list, list]:
         return list(map(_version, self._tensors)), _look(self._always)
+
+    def _look_at_rest(self) -> tuple[list, list]:
+        return list(map(Tensor.data_ptr, self._tensors)), _look(self._seldom)
 
     def current(self, links: list[_program.Link], layers: nn.ModuleDict) -> bool:
         """Whether layers, their buffers and their attributes are the ones that this was made of."""
@@ -64,7 +67,7 @@ class Segments:
             return False
         changes = PackedEpilogue.changes
         if changes != self._changes:
-            if _look(self._seldom) != self._attributes:
+            if self._look_at_rest() != self._rest:
                 return False
             self._changes = changes
         return True

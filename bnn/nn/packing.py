@@ -25,8 +25,8 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 class PackedModel(nn.Module):
     """A packed network: runs a straight-line program of packed and real layers (`bnn.nn._program`). Inference only.
 
-    Its layers may be changed; what is prepared for kernels follows, but for changes through `.data`, which torch
-    doesn't count.
+    Its layers may be changed; what is prepared for kernels follows, but for changes that nobody counts: through
+    `.data`, `torch.utils.swap_tensors` or `vars(layer)`.
 
     Attributes:
         classes: names of the classes, or None.
@@ -107,9 +107,10 @@ def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.fl
         dtype: of real-valued layers and of the stream between binary ones, all but the last layer: float32, or
             bfloat16, which is faster where the processor multiplies it (AMX, AVX-512 BF16) and rounds to 8 bits.
             int8: real convolutions and linear layers in 8 bits, the last one, too (`bnn.ops.int8_conv2d`), the stream
-            in float16 (values over 65,504 become infinite); fastest on a CPU with AVX2 or AVX-512, a slow reference on
-            a GPU. Heads of other kinds stay, and convolutions with groups, dilation, padding by name or of another
-            mode, or over 2^17 products a number; where one does, the rest is as with bfloat16.
+            in float16, where values over 65,504 become infinite and logits NaN; fastest on a CPU with AVX2 or AVX-512,
+            a slow reference on a GPU. Heads of other kinds stay, and convolutions with groups, dilation, padding by
+            name or of another mode, or over 2^17 products a number. Where a real layer with weights stays before the
+            last, the stream and what stays are in bfloat16.
 
     Raises:
         ValueError: another dtype, bfloat16 or int8 with `exact`, or a layer or function that packed networks don't
@@ -134,7 +135,7 @@ def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.fl
     if not exact:
         _keep_bits(steps, layers)
     if dtype != torch.float32:
-        name = "bfloat16" if dtype == torch.bfloat16 else _program.dtype_beside_int8(steps)
+        name = "bfloat16" if dtype == torch.bfloat16 else _program.dtype_beside_int8(steps, layers)
         _cast_all_but_the_last(name, steps)
         _program.set_dtype(steps, layers)
     if not exact:

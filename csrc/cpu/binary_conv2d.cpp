@@ -20,10 +20,11 @@ BorderClasses classify(int64_t out, int64_t in, int64_t filter, int64_t stride, 
     const auto same = [&](const TapRange& c) { return c.begin == inside.begin && c.end == inside.end; };
     if (classes.inside.empty() || !same(classes.inside.back())) {
       classes.inside.push_back(inside);
-      classes.end.push_back(o);
+      classes.end.push_back(o + 1);
+    } else {
+      classes.end.back() = o + 1;
     }
     classes.of.push_back(static_cast<int32_t>(classes.size() - 1));
-    classes.end.back() = o + 1;
   }
   return classes;
 }

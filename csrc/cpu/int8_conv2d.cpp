@@ -106,17 +106,17 @@ class ImageRows {
 
   void pool_columns(int32_t* columns) const {
     const int64_t ld = sums_ld(p_), size = p_.pool.size, step = p_.pool.stride, padding = p_.pool.padding;
-    // Windows [j, j + count), a stride apart, that have the same columns inside
+    // Windows [j, j + count): one, or some that lie inside
     const auto pool = [&](int64_t j, int64_t count) {
       const int64_t first = std::max<int64_t>(0, j * step - padding), last = std::min(g_.OW, j * step - padding + size);
       for (int64_t ow = first; ow < last; ++ow) w_.terms[ow - first] = w_.sums + ow * ld;
-      if (count > 0) ukernels().maxima(w_.terms, last - first, count, step * ld, ld, columns + j * ld);
+      ukernels().maxima(w_.terms, last - first, count, step * ld, ld, columns + j * ld);
     };
-    const int64_t whole = std::min(p_.PW, ceil_div(padding, step));               // the first window that lies inside
-    const int64_t cut = std::max(whole, (g_.OW + padding - size + step) / step);  // the first after those
-    for (int64_t j = 0; j < whole; ++j) pool(j, 1);
-    pool(whole, cut - whole);
-    for (int64_t j = cut; j < p_.PW; ++j) pool(j, 1);
+    const int64_t inside = std::min(p_.PW, ceil_div(padding, step));
+    const int64_t after = std::max(inside, (g_.OW + padding - size + step) / step);
+    for (int64_t j = 0; j < inside; ++j) pool(j, 1);
+    if (inside < after) pool(inside, after - inside);
+    for (int64_t j = after; j < p_.PW; ++j) pool(j, 1);
   }
 
   const Int8Conv2d& p_;

@@ -209,7 +209,6 @@ class Strip {
     find_groups();
     find_windows();
     products_.step = g.dilation_h * (g.W + (p.copied ? 2 * g.pad_w : 0)) * g.L();
-    products_.next_panel = p.row_words * kPanel;
     products_.bits_step = words_for(g.K) * 8;
     products_.ld = p.ld;
   }
@@ -252,7 +251,7 @@ class Strip {
     std::copy_n(w_.begins, groups, w_.next);
     for (int64_t i = 0, most = 0; i < groups; ++i) {
       const int64_t pixels = w_.begins[i + 1] - w_.begins[i];
-      if (pixels > most) most = pixels, largest_ = i;
+      if (pixels > most) most = pixels, largest_group_ = i;
     }
   }
 
@@ -291,6 +290,11 @@ class Strip {
     for (int64_t panel = 0; panel < filters.panels(); ++panel) {
       const int64_t column = panel * kPanel;
       products_.dot = dot + column;
+      products_.next_panel = p_.row_words * kPanel;
+      if (panel + 1 == filters.panels()) {
+        const bool last = chunk + 1 == chunk_count(p_);
+        products_.next_panel = last ? 0 : PackedChunk::bytes(p_) / 8 - column * p_.row_words;
+      }
       products_.bits = limited ? words + column / 8 : nullptr;
       products_.falling = limited ? static_cast<uint16_t>(*bounds.falling >> column) : 0;
       multiply(packed.panels + column * p_.row_words, bounds.base + column);
@@ -301,8 +305,8 @@ class Strip {
   void multiply(const uint64_t* panel, const int32_t* base) {
     const ConvGeometry& g = p_.geometry;
     const int64_t groups = group_count(p_);
-    for (int64_t k = 0; k < groups; ++k) {
-      const int64_t i = (largest_ + k) % groups, begin = w_.begins[i], end = w_.begins[i + 1];
+    for (int64_t k = 0, i = largest_group_; k < groups; ++k, i = i + 1 < groups ? i + 1 : 0) {
+      const int64_t begin = w_.begins[i], end = w_.begins[i + 1];
       if (begin == end) continue;
       products_.windows = w_.windows + begin;
       products_.rows = p_.skips ? w_.rows + begin : nullptr;
@@ -332,7 +336,7 @@ class Strip {
   const Workspace& w_;
   bool by_chunks_;
   int64_t first_, count_;
-  int64_t largest_ = 0;  // group, which goes first: its products hide that the panel comes from afar
+  int64_t largest_group_ = 0;  // goes first: its products hide that the panel comes from afar
   PanelProducts products_{};
 };
 

@@ -122,7 +122,7 @@ struct PanelProducts {
   int64_t pixels, runs, run, step;
   const uint64_t* panel;
   int64_t panel_step;
-  int64_t next_panel;  // words from here to the panel that is wanted next: a hint
+  int64_t next_panel;  // words to the panel that is wanted next: a hint
   const int32_t* base;
   const int32_t* row_base;  // [pixels] or null
   int32_t* dot;

@@ -21,7 +21,7 @@ const float* float_data(const char* op, const char* argument, const Tensor& t, c
 
 FusedOutputs make_outputs(const char* op, const Tensor& x, const std::vector<int64_t>& shape,
                           const std::optional<Tensor>& residual, std::optional<ScalarType> stream_dtype, bool words,
-                          bool in_place) {
+                          Residual after) {
   if (stream_dtype) {
     BNN_CHECK(is_float_type(*stream_dtype), op, "stream_dtype", "None, float32, bfloat16 or float16",
               dtype_text(*stream_dtype));
@@ -34,9 +34,8 @@ FusedOutputs make_outputs(const char* op, const Tensor& x, const std::vector<int
   }
   const auto make_stream = [&] {
     if (!stream_dtype) return empty({0}, ScalarType::Float, x);
-    // Every element of the residual is read before the one of the stream that overwrites it.
-    return in_place && residual && residual->scalar_type() == *stream_dtype ? held[0]
-                                                                            : empty_rows(shape, *stream_dtype, x);
+    const bool fits = residual && residual->scalar_type() == *stream_dtype && has_rows_strides(held[0]);
+    return after == Residual::ends && fits ? held[0] : empty_rows(shape, *stream_dtype, x);
   };
   std::vector<int64_t> words_shape = shape;
   words_shape.erase(words_shape.begin() + 1);
@@ -61,7 +60,8 @@ void set_factors(const char* op, const Factors& f, const Tensor& x, int64_t K, E
 
 FusedOutputs make_fused(const char* op, const Tensor& x, const std::vector<int64_t>& shape, const Factors& factors,
                         const std::optional<Tensor>& residual, std::optional<ScalarType> stream_dtype) {
-  FusedOutputs out = make_outputs(op, x, shape, residual, stream_dtype, factors.next_shift || !stream_dtype, false);
+  FusedOutputs out =
+      make_outputs(op, x, shape, residual, stream_dtype, factors.next_shift || !stream_dtype, Residual::stays);
   set_factors(op, factors, x, shape[1], out.epilogue, out.held);
   return out;
 }

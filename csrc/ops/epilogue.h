@@ -27,11 +27,13 @@ struct FusedOutputs {
   std::vector<Tensor> held;
 };
 
-// The outputs that are asked for, and the residual; the factors are the caller's. in_place: the stream may overwrite
-// the residual.
+// Whether the stream may take the residual's memory
+enum class Residual { stays, ends };
+
+// The outputs that are asked for, and the residual; the factors are the caller's.
 FusedOutputs make_outputs(const char* op, const Tensor& x, const std::vector<int64_t>& shape,
                           const std::optional<Tensor>& residual, std::optional<ScalarType> stream_dtype, bool words,
-                          bool in_place);
+                          Residual after);
 
 // shape [N, K, OH, OW] or [M, K], on the device of x
 FusedOutputs make_fused(const char* op, const Tensor& x, const std::vector<int64_t>& shape, const Factors& factors,

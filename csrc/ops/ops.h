@@ -4,6 +4,7 @@
 #include <tuple>
 #include <vector>
 
+#include "ops/epilogue.h"
 #include "ops/tensor.h"
 
 // Ops that another op calls.
@@ -12,10 +13,10 @@ namespace bnn::ops {
 
 Tensor bitpack(const Tensor& x, const std::optional<Tensor>& shift);
 
-// binary_conv2d_prepared; in_place: the stream may overwrite the residual
+// binary_conv2d_prepared
 std::tuple<Tensor, Tensor> prepared_conv2d(const Tensor& x, const Tensor& prepared, const std::vector<int64_t>& shape,
                                            const std::optional<Tensor>& residual,
-                                           std::optional<ScalarType> stream_dtype, bool words, bool in_place);
+                                           std::optional<ScalarType> stream_dtype, bool words, Residual after);
 
 std::tuple<Tensor, Tensor> int8_conv2d(const Tensor& x, const Tensor& panels, std::vector<int64_t> kernel_size,
                                        std::vector<int64_t> stride, std::vector<int64_t> padding,

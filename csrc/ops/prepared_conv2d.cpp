@@ -96,7 +96,7 @@ Tensor binary_conv2d_prepare(const Tensor& weight, int64_t in_channels, Int2 str
 
 std::tuple<Tensor, Tensor> prepared_conv2d(const Tensor& x, const Tensor& prepared, const std::vector<int64_t>& shape,
                                            const std::optional<Tensor>& residual,
-                                           std::optional<ScalarType> stream_dtype, bool words, bool in_place) {
+                                           std::optional<ScalarType> stream_dtype, bool words, Residual after) {
   const char* op = "binary_conv2d_prepared";
   BNN_CHECK(words || stream_dtype, op, "words", "true where no stream is asked for", "False");
   BNN_CHECK(prepared.scalar_type() == ScalarType::Long, op, "prepared", "int64", dtype_text(prepared));
@@ -117,7 +117,7 @@ std::tuple<Tensor, Tensor> prepared_conv2d(const Tensor& x, const Tensor& prepar
   const Parts parts(header, g);
   const int64_t packed = prepared.numel() - parts.packed;
   BNN_CHECK(packed >= 0, op, "prepared", text("of at least ", parts.packed, " words"), text(prepared.numel()));
-  const FusedOutputs out = make_outputs(op, x, {g.N, g.K, g.OH, g.OW}, residual, stream_dtype, words, in_place);
+  const FusedOutputs out = make_outputs(op, x, {g.N, g.K, g.OH, g.OW}, residual, stream_dtype, words, after);
   Epilogue e = out.epilogue;
   const auto* factors = reinterpret_cast<const float*>(data + parts.factors);
   e.scale = factors;
@@ -138,7 +138,7 @@ std::tuple<Tensor, Tensor> prepared_conv2d(const Tensor& x, const Tensor& prepar
 std::tuple<Tensor, Tensor> binary_conv2d_prepared(const Tensor& x, const Tensor& prepared, std::vector<int64_t> shape,
                                                   const std::optional<Tensor>& residual,
                                                   std::optional<ScalarType> stream_dtype, bool words) {
-  return prepared_conv2d(x, prepared, shape, residual, stream_dtype, words, false);
+  return prepared_conv2d(x, prepared, shape, residual, stream_dtype, words, Residual::stays);
 }
 
 }  // namespace bnn::ops

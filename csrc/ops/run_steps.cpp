@@ -57,7 +57,7 @@ class Interpreter {
         const bool packed = x.scalar_type() == ScalarType::Long;
         const std::optional<Tensor> shift = s.shift != 0 ? std::optional(constant(s, 1)) : std::nullopt;
         put(s, prepared_conv2d(packed ? x : bitpack(x, shift), constant(s, 0), {}, residual, stream_dtype(s),
-                               s.words != 0, may_overwrite_residual(s)));
+                               s.words != 0, after(s)));
         break;
       }
       case kInt8Conv2d:
@@ -101,9 +101,10 @@ class Interpreter {
     return constants_[static_cast<size_t>(s.constant + i)];
   }
 
-  // Made here, not given away, and not read again
-  bool may_overwrite_residual(const Step& s) const {
-    return s.residual >= inputs_ && s.residual_ends != 0 && outputs_.empty();
+  // Ends where it was made here, not given away, and is not read again
+  Residual after(const Step& s) const {
+    const bool ends = s.residual >= inputs_ && s.residual_ends != 0 && outputs_.empty();
+    return ends ? Residual::ends : Residual::stays;
   }
 
   // Stream and words, or the one that is asked for

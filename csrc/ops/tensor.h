@@ -72,6 +72,11 @@ inline Tensor empty_strided(const std::vector<int64_t>& shape, const std::vector
   return Tensor(handle);
 }
 
+inline std::vector<int64_t> shape_of(const Tensor& t) {
+  const auto sizes = t.sizes();
+  return {sizes.begin(), sizes.end()};
+}
+
 // Strides when the dimensions in `order` are laid out from innermost to outermost.
 inline std::vector<int64_t> strides_in(const std::vector<int64_t>& shape, const std::vector<int64_t>& order) {
   std::vector<int64_t> strides(shape.size());
@@ -95,15 +100,16 @@ inline Tensor empty_rows(const std::vector<int64_t>& shape, ScalarType dtype, co
   return shape.size() == 4 ? empty_strided(shape, strides_in(shape, {1, 3, 2, 0}), dtype, x) : empty(shape, dtype, x);
 }
 
+// Whether t is laid out as empty_rows would, also where a size is 1
+inline bool has_rows_strides(const Tensor& t) {
+  const std::vector<int64_t> order = t.dim() == 4 ? std::vector<int64_t>{1, 3, 2, 0} : std::vector<int64_t>{1, 0};
+  return std::ranges::equal(t.strides(), strides_in(shape_of(t), order));
+}
+
 // [N, C, H, W] -> [N, H, W, last], [M, C] -> [M, last]
 inline std::vector<int64_t> innermost_shape(const Tensor& t, int64_t last) {
   if (t.dim() == 4) return {t.size(0), t.size(2), t.size(3), last};
   return {t.size(0), last};
-}
-
-inline std::vector<int64_t> shape_of(const Tensor& t) {
-  const auto sizes = t.sizes();
-  return {sizes.begin(), sizes.end()};
 }
 
 // Contiguous float32 [channels] beside x, or nothing.

@@ -194,15 +194,18 @@ bool check_fused(ukernel::epilogue_fused* f, ukernel::epilogue_fused* truth) {
   if (up_to(1) == 0) e.residual = residual.view();
   if (up_to(1) == 0) e.rprelu = rprelu.data();
   if (up_to(1) == 0) e.next_shift = shift.data();
-  const bool stream = up_to(1) == 0, packed = !stream || up_to(1) == 0;
-  Elements x(up_to(1) == 0 ? residual.dtype : some_float_type(), (row + rows) * K, false), y = x;
+  const bool stream = up_to(1) == 0, packed = !stream || up_to(1) == 0, in_place = e.residual && up_to(1) == 0;
+  const Elements empty(up_to(1) == 0 ? residual.dtype : some_float_type(), (row + rows) * K, false);
+  Elements x = in_place ? residual : empty, y = x;
   std::vector<uint64_t> p(static_cast<size_t>((row + rows) * words_for(K))), q = p;
-  if (stream) e.stream = x.span();
-  if (packed) e.words = p.data();
-  f(e, dots.view(), part);
-  if (stream) e.stream = y.span();
-  if (packed) e.words = q.data();
-  truth(e, dots.view(), part);
+  const auto run = [&](ukernel::epilogue_fused* g, Elements& to, std::vector<uint64_t>& words) {
+    if (in_place) e.residual = to.view();
+    if (stream) e.stream = to.span();
+    if (packed) e.words = words.data();
+    g(e, dots.view(), part);
+  };
+  run(f, x, p);
+  run(truth, y, q);
   return same(x, y) && p == q;
 }
 

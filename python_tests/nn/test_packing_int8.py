@@ -11,7 +11,7 @@ from torch import nn
 
 import bnn
 from bnn.models import build
-from bnn.nn import BinaryLinear, CosineLinear, Int8Conv2d, Int8Linear
+from bnn.nn import BinaryConv2d, BinaryLinear, CosineLinear, Int8Conv2d, Int8Linear, PackedBinaryConv2d, _program
 
 NAMES = ("Plain", "Matrices", "reactnet_tiny", "reactnet18", "reactnet_a", "birealnet18")
 
@@ -94,6 +94,35 @@ def test_what_has_no_8_bit_form_stays():
     x = torch.randn(2, 4, 20, 30)
     expected = model(x)
     assert (packed(x) - expected).std() < 0.05 * expected.std()
+
+
+def test_norms_beyond_float16_stay_in_range(tmp_path):
+    """A batch norm of pictures with 10 bits has variances of 10^5: beside real layers with weights it is bfloat16."""
+    binary = [BinaryConv2d(3, 64, 3, padding=1, shift=True), nn.BatchNorm2d(64), BinaryConv2d(64, 64, 3, padding=1)]
+    ends = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5)]
+    model = nn.Sequential(nn.BatchNorm2d(3), *binary, *ends)
+    x = torch.randint(0, 1024, (16, 3, 12, 12)).float()
+    for _ in range(50):
+        model(x)
+    assert model.eval()[0].running_var.min() > 66_000
+    packed = bnn.pack(model, dtype=torch.int8)
+    [first] = [layer for layer in packed.layers.values() if isinstance(layer, PackedBinaryConv2d) and layer.stream][:1]
+    assert first.stream_dtype == torch.bfloat16
+    y = packed(x)
+    assert (y - bnn.pack(model, dtype=torch.bfloat16)(x)).abs().max() < 0.05 * y.abs().max()
+    assert torch.equal(bnn.load(bnn.save(packed, tmp_path / "f.safetensors"))(x), y)
+
+
+def test_the_cast_of_a_file_decides():
+    """A network packed when streams beside 8-bit layers had bfloat16"""
+    model = nn.Sequential(BinaryConv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    packed = bnn.pack(model.eval(), dtype=torch.int8)
+    [layer] = [layer for layer in packed.layers.values() if isinstance(layer, PackedBinaryConv2d)]
+    assert layer.stream_dtype == torch.float16
+    [first] = [step for step in packed.steps if step["kind"] == "cast" and step["args"]["dtype"] != "float32"]
+    first["args"]["dtype"] = "bfloat16"
+    _program.set_dtype(packed.steps, dict(packed.layers))
+    assert layer.stream_dtype == torch.bfloat16
 
 
 class Mean(nn.Module):

@@ -94,8 +94,30 @@ def change_in_inference_mode(layer: PackedBinaryConv2d) -> None:
         layer.bias = layer.bias + 1
 
 
-CHANGES = (change_in_place, replace_a_buffer, convert, change_the_geometry, change_weights, drop_the_activation,
-           change_in_inference_mode)  # fmt: skip
+def restore_a_state(layer: PackedBinaryConv2d) -> None:
+    layer.__setstate__(layer.__getstate__() | {"pad_value": 1})
+
+
+def load_by_swapping(layer: PackedBinaryConv2d) -> None:
+    state = {name: t + (t.dtype != torch.int64) for name, t in layer.state_dict().items()}
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        layer.load_state_dict(state, assign=True)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+CHANGES = (
+    restore_a_state,
+    load_by_swapping,
+    change_in_place,
+    replace_a_buffer,
+    convert,
+    change_the_geometry,
+    change_weights,
+    drop_the_activation,
+    change_in_inference_mode,
+)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)

@@ -71,6 +71,18 @@ def test_residuals_of_others_stay(cpu_isa, dtype):
         assert all(torch.equal(t, one) for t in early) and len(early) == kept
 
 
+@pytest.mark.parametrize("ends, count", [(0, 2), (1, 1)])
+def test_streams_take_the_memory_of_residuals(ends, count):
+    x, weight = words((1, 40, 40), 64, rng(51)), words((64, 3, 3), 64, rng(52))
+    prepared = ops.binary_conv2d_prepare(weight, 64, 1, 1, 1, 1, 0, torch.ones(64) / 64, torch.zeros(64))
+    first = Step(BINARY, x=0, output=1, dtype=1)
+    code = encode([first, replace(first, output=3, residual=1, residual_ends=ends), Step(OUTPUT, x=3)])
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run_steps([x], [prepared], code)
+    made = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    assert made.count(64 * 40 * 40 * 4) == count
+
+
 @pytest.mark.parametrize("shape", [(96,), (3, 96), (0, 96), (2, 3, 96)])
 def test_linear_layers_keep_leading_dimensions(cpu_isa, shape):
     x = torch.randn(*shape)

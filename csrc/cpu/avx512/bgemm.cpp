@@ -33,7 +33,7 @@ void tile(const PanelProducts& q, int64_t first) {
     const int64_t end = start + q.run;
     for (int64_t j = start; j < end; ++j, w += kPanel) {
       const __m512i w0 = _mm512_loadu_si512(w), w1 = _mm512_loadu_si512(w + 8);
-      if constexpr (kRows) {  // a few pixels, so panels come from afar all the time
+      if constexpr (kRows) {  // images are small, so the next panel is soon wanted
         _mm_prefetch(w + ahead, _MM_HINT_T0);
         _mm_prefetch(w + ahead + 8, _MM_HINT_T0);
       }

@@ -46,7 +46,7 @@ inline Vec::F fused_lanes(const Epilogue& e, const D* dot, int64_t k, int64_t i,
   return y;
 }
 
-// A word of channels whose factors stay in registers over the rows. y < -shift says in every bit what y + shift < 0 says.
+// A word of channels whose factors stay in registers over the rows. With denormal numbers, y < -shift is y + shift < 0.
 struct Sign {
   static constexpr int kParts = kWordBits / Vec::kLanes;
   Vec::F scale[kParts], bias[kParts], limit[kParts];

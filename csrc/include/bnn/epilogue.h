@@ -27,7 +27,7 @@ struct Epilogue {
   ConstSpan residual;                 // [rows, K] or empty
   const float* rprelu = nullptr;      // [3, K] or null
   const float* next_shift = nullptr;  // [K] or null
-  Span stream;                        // [rows, K] or empty
+  Span stream;                        // [rows, K] or empty; may be the residual: each element is read, then written
   uint64_t* words = nullptr;          // [rows, ceil(K / 64)] or null
 };
 
