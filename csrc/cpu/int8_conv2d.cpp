@@ -147,6 +147,7 @@ void int8_conv2d(const Int8Conv2d& p, int64_t begin, int64_t end, uint64_t* scra
   const Workspace w(p, parts);
   Epilogue e = p.epilogue;
   e.scale = w.scale;
+  ukernels().tile_rows(static_cast<int>(std::min<int64_t>(kTileRows, p.geometry.OW)));
   while (begin < end) {
     const int64_t n = begin / p.PH, last = std::min(end, (n + 1) * p.PH);
     for (int64_t k = 0; k < p.geometry.K; ++k) w.scale[k] = p.epilogue.scale[k] * p.steps[n];
@@ -156,6 +157,7 @@ void int8_conv2d(const Int8Conv2d& p, int64_t begin, int64_t end, uint64_t* scra
       store_rows(e, {w.result, nullptr, sums_ld(p)}, {begin * p.PW, p.PW, 0, p.geometry.K});
     }
   }
+  ukernels().tile_rows(0);
 }
 
 }  // namespace bnn::cpu

@@ -192,7 +192,7 @@ using average_bins = void(const PoolBins& bins, const float* row, int64_t width,
 // row[position][e] += y[j * stride + e] / area for every bin j that covers the position
 using spread_bins = void(const PoolBins& bins, ConstSpan y, int64_t stride, int64_t width, float* row);
 
-// Tiles get this many rows, for tile_products in this thread; 0 gives the unit back.
+// Tiles get this many rows, for tile_products and byte_products in this thread; 0 gives the unit back.
 using tile_rows = void(int rows);
 
 // bytes [pixels, channels], the bits of pixels `step` words apart; ones[i]: how many of pixel i's are set
@@ -213,6 +213,7 @@ using max_abs = float(ConstSpan x, int64_t n);
 // bytes[i] = 128 + x[i] * inverse, rounded to nearest even; 128 where the product is NaN or beyond +-127.5
 using to_bytes = void(ConstSpan x, int64_t n, float inverse, uint8_t* bytes);
 
+// After tile_rows(min(kTileRows, q.pixels))
 using byte_products = void(const ByteProducts& q);
 
 // to[g * n + i] = max over j of rows[j][g * step + i]; count at least 1, n a multiple of 16

@@ -36,9 +36,10 @@ bool check(ukernel::to_bytes* f, ukernel::to_bytes* truth) {
 }
 
 bool check(ukernel::byte_products* f, ukernel::byte_products* truth) {
-  const int64_t runs = 1 + up_to(5), run = 1 + up_to(8), step = 1 + up_to(20);
+  const bool long_runs = up_to(3) == 0;
+  const int64_t runs = 1 + up_to(5), run = long_runs ? 16 * (1 + up_to(3)) : 1 + up_to(20), step = 1 + up_to(20);
   ByteProducts q{};
-  q.pixels = 1 + up_to(20), q.step = step, q.runs = runs, q.run = run, q.count = 1 + up_to(7);
+  q.pixels = 1 + up_to(80), q.step = step, q.runs = runs, q.run = run, q.count = 1 + up_to(7);
   q.ld = q.count * kPanel + up_to(9);
   std::vector<std::vector<uint8_t>> bytes;
   std::vector<const uint8_t*> rows;
@@ -47,8 +48,10 @@ bool check(ukernel::byte_products* f, ukernel::byte_products* truth) {
   const auto weights = random_bytes(q.count * (1 + runs * run) * kPanelBytes);
   q.rows = rows.data(), q.panels = reinterpret_cast<const int8_t*>(weights.data());
   std::vector<int32_t> x(static_cast<size_t>(q.pixels * q.ld)), y = x;
+  ukernels().tile_rows(static_cast<int>(std::min<int64_t>(kTileRows, q.pixels)));  // see check_tiles.h
   q.dot = x.data();
   f(q);
+  ukernels().tile_rows(0);
   q.dot = y.data();
   truth(q);
   return x == y;

@@ -45,9 +45,9 @@ struct Case {
   std::vector<int8_t> weight;
 
   Case() {
-    constexpr int64_t kChannels[] = {1, 2, 3, 4, 5, 8, 19};
+    constexpr int64_t kChannels[] = {1, 2, 3, 4, 5, 8, 19, 64};
     ConvGeometry& g = p.geometry;
-    g.N = 1 + up_to(1), g.C = kChannels[up_to(6)], g.K = 1 + up_to(70), g.R = 1 + up_to(3), g.S = 1 + up_to(6);
+    g.N = 1 + up_to(1), g.C = kChannels[up_to(7)], g.K = 1 + up_to(70), g.R = 1 + up_to(3), g.S = 1 + up_to(6);
     g.stride_h = 1 + up_to(2), g.stride_w = 1 + up_to(2), g.pad_h = up_to(3), g.pad_w = up_to(3);
     g.H = std::max<int64_t>(1, g.R - 2 * g.pad_h) + up_to(9), g.W = std::max<int64_t>(1, g.S - 2 * g.pad_w) + up_to(9);
     g.OH = conv_out_size(g.H, g.R, g.stride_h, g.pad_h, 1), g.OW = conv_out_size(g.W, g.S, g.stride_w, g.pad_w, 1);

@@ -2,19 +2,14 @@
 
 #include <algorithm>
 
+#include "cpu/amx/tiles.h"
 #include "cpu/target.h"
 #include "cpu/ukernels.h"
-#if defined(BNN_EMULATED_AMX)
-#include "cpu/amx/emulator/unit.h"
-#endif
 
 BNN_AMX_BEGIN
 
 namespace bnn::cpu::amx {
 namespace {
-
-// What the intrinsics of tiles don't tell the compiler: they read and write memory.
-inline void memory_barrier() { asm volatile("" ::: "memory"); }
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};

@@ -91,9 +91,9 @@ inline void store(int i, void* to, int64_t pitch) {
   }
 }
 
-// sums[m][n] += a[m][4 k + j] b[k][4 n + j] over k and j < 4, bytes without sign, modulo 2^32
-inline void multiply(int sums, int a, int b) {
-  const char* name = "tdpbuud";
+// sums[m][n] += a[m][4 k + j] b[k][4 n + j] over k and j < 4, modulo 2^32; bytes of a without sign, of b as Byte says
+template <class Byte>
+void multiply(const char* name, int sums, int a, int b) {
   Unit::Tile &c = unit().tile(name, sums), &x = unit().tile(name, a), &y = unit().tile(name, b);
   require(sums != a && sums != b && a != b, name, "three tiles");
   require(c.rows == x.rows && c.bytes == y.bytes && x.bytes == 4 * y.rows && x.bytes % 4 == 0 && c.bytes % 4 == 0, name,
@@ -101,7 +101,8 @@ inline void multiply(int sums, int a, int b) {
   constexpr int kColumns = kMostBytes / 4;
   uint32_t factors[kMostBytes][kColumns] = {};  // b by row and j, wide: what compilers make vectors of
   for (int k = 0; k < y.rows; ++k) {
-    for (int i = 0; i < c.bytes; ++i) factors[4 * k + i % 4][i / 4] = y.of[k][i];
+    for (int i = 0; i < c.bytes; ++i)
+      factors[4 * k + i % 4][i / 4] = static_cast<uint32_t>(static_cast<Byte>(y.of[k][i]));
   }
   for (int m = 0; m < c.rows; ++m) {
     uint32_t row[kColumns];
@@ -119,11 +120,13 @@ inline void multiply(int sums, int a, int b) {
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbuud
+#undef _tile_dpbusd
 #undef _tile_loadconfig
 #undef _tile_release
 #define _tile_zero(tile) ::bnn::cpu::amx::emulator::zero(tile)
 #define _tile_loadd(tile, from, pitch) ::bnn::cpu::amx::emulator::load(tile, from, pitch)
 #define _tile_stored(tile, to, pitch) ::bnn::cpu::amx::emulator::store(tile, to, pitch)
-#define _tile_dpbuud(sums, a, b) ::bnn::cpu::amx::emulator::multiply(sums, a, b)
+#define _tile_dpbuud(sums, a, b) ::bnn::cpu::amx::emulator::multiply<uint8_t>("tdpbuud", sums, a, b)
+#define _tile_dpbusd(sums, a, b) ::bnn::cpu::amx::emulator::multiply<int8_t>("tdpbusd", sums, a, b)
 #define _tile_loadconfig(config) ::bnn::cpu::amx::emulator::unit().configure(config)
 #define _tile_release() ::bnn::cpu::amx::emulator::unit().release()
