@@ -34,7 +34,10 @@ ConvPlan packing_plan(const BinaryConv2d& problem) {
   return binary_conv2d_plan(problem, isa_current() == Isa::amx ? Route::tiles : Route::popcount);
 }
 
-int64_t packed_words(const ConvPlan& p) { return p.tiled() ? tile_packed_words(p) : popcount_packed_words(p); }
+int64_t packed_words(const ConvPlan& p) {
+  if (p.geometry.depthwise()) return depthwise_packed_words(p.geometry);
+  return p.tiled() ? tile_packed_words(p) : popcount_packed_words(p);
+}
 
 Route route_of(const ConvPlan& p) { return p.tiled() ? Route::tiles : Route::popcount; }
 
@@ -54,12 +57,12 @@ ConvPlan binary_conv2d_plan(const BinaryConv2d& problem, Route route) {
   p.border_sums = g.padded() && g.pad_value == 0 && !g.depthwise();
   if (g.depthwise()) {
     plan_depthwise(p);
-    return p;
+  } else {
+    plan_popcount(p);
+    const bool unit = route == Route::automatic && isa_current() == Isa::amx;
+    if (!(route == Route::tiles || unit) || !plan_tiles(p, route == Route::tiles)) p.tiles = {};
+    if (p.tiled()) p.copied = false;
   }
-  plan_popcount(p);
-  const bool unit = route == Route::automatic && isa_current() == Isa::amx;
-  if (!(route == Route::tiles || unit) || !plan_tiles(p, route == Route::tiles)) p.tiles = {};
-  if (p.tiled()) p.copied = false;
   if (p.packed.route != route_of(p) || p.packed.size != packed_words(p)) p.packed = {};
   return p;
 }
@@ -67,14 +70,16 @@ ConvPlan binary_conv2d_plan(const BinaryConv2d& problem, Route route) {
 PackedFilters packed_filters(const ConvGeometry& g) {
   BinaryConv2d problem;
   problem.geometry = g;
-  if (g.depthwise()) return {};
   const ConvPlan p = packing_plan(problem);
   return {route_of(p), nullptr, packed_words(p)};
 }
 
 void pack_filters(const BinaryConv2d& problem, uint64_t* packed) {
-  if (problem.geometry.depthwise()) return;
   const ConvPlan p = packing_plan(problem);
+  if (p.geometry.depthwise()) {
+    for (int64_t l = 0; l < p.geometry.L(); ++l) pack_depthwise(p, l, packed);
+    return;
+  }
   p.tiled() ? pack_tiles(p, packed) : pack_popcount(p, packed);
 }
 
@@ -89,16 +94,16 @@ int64_t image_words(const ConvPlan& p) {
 
 int64_t filter_units(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
-  return g.depthwise() ? g.Kg() * g.taps() : g.G * p.chunks;
+  return g.depthwise() ? g.L() : g.G * p.chunks;
 }
 
 int64_t pixel_words(const ConvPlan& p) {
   const ConvGeometry& g = p.geometry;
-  return filter_units(p) * (g.depthwise() ? g.L() : p.row_words * kWordBits);
+  return filter_units(p) * (g.depthwise() ? g.Kg() * g.taps() : p.row_words * kWordBits);
 }
 
 int64_t panels_words(const ConvPlan& p) {
-  if (p.geometry.depthwise()) return pixel_words(p);
+  if (p.geometry.depthwise()) return depthwise_panels_words(p);
   return p.tiled() ? tile_panels_words(p) : popcount_panels_words(p);
 }
 
@@ -114,7 +119,7 @@ void binary_conv2d_image(const ConvPlan& p, int64_t row_begin, int64_t row_end) 
 void binary_conv2d_filters(const ConvPlan& p, int64_t unit_begin, int64_t unit_end, uint64_t* scratch) {
   for (int64_t i = unit_begin; i < unit_end; ++i) {
     if (p.geometry.depthwise()) {
-      slice_tap(p, i);
+      prepare_depthwise(p, i);
     } else if (p.tiled()) {
       prepare_tiles(p, i, scratch);
     } else {

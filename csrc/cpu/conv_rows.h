@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "bnn/binary_conv2d.h"
@@ -20,6 +21,18 @@ void for_each_run(const ConvGeometry& g, int64_t first, int64_t count, F&& f) {
     oh = 0;
     ++n;
   }
+}
+
+// The same, cut further where the border class of columns changes
+template <class F>
+void for_each_piece(const ConvPlan& p, int64_t first, int64_t count, F&& f) {
+  for_each_run(p.geometry, first, count, [&](int64_t n, int64_t oh, int64_t ow, int64_t run) {
+    for (int64_t end = ow + run; ow < end;) {
+      const int64_t some = std::min(end, p.columns.end[p.columns.of[ow]]) - ow;
+      f(n, oh, ow, some);
+      ow += some;
+    }
+  });
 }
 
 // Copies may read and write this many bytes past what they are asked for.

@@ -7,10 +7,14 @@
 namespace bnn::cpu {
 
 void plan_depthwise(ConvPlan& p);
-int64_t depthwise_scratch_words(const ConvPlan& p);
 
-// Filters of one (multiplier, tap): slice i of panels.
-void slice_tap(const ConvPlan& p, int64_t i);
+// Filters of 64 channels, word l of every slice
+int64_t depthwise_packed_words(const ConvGeometry& g);
+void pack_depthwise(const BinaryConv2d& p, int64_t l, uint64_t* packed);
+
+int64_t depthwise_panels_words(const ConvPlan& p);
+int64_t depthwise_scratch_words(const ConvPlan& p);
+void prepare_depthwise(const ConvPlan& p, int64_t l);
 
 // Output pixels [begin, end), 64 channels a word at once
 void depthwise_conv(const ConvPlan& p, int64_t begin, int64_t end, uint64_t* scratch);

@@ -226,24 +226,18 @@ class Strip {
  private:
   // Neighbours in a row of one class: f(class, image n, row oh, first column ow, count)
   template <class F>
-  void for_each_piece(F&& f) const {
-    const int32_t* of_column = p_.columns.of.data();
-    for_each_run(p_.geometry, first_, count_, [&](int64_t n, int64_t oh, int64_t ow, int64_t run) {
-      if (!p_.border_sums) return f(int64_t{0}, n, oh, ow, run);
-      for (int64_t i = 0; i < run;) {
-        const int32_t column = of_column[ow + i];
-        const int64_t count = std::min(run - i, p_.columns.end[column] - ow - i);
-        f(p_.rows.of[oh] * p_.columns.size() + column, n, oh, ow + i, count);
-        i += count;
-      }
-    });
+  void for_each_class(F&& f) const {
+    const auto piece = [&](int64_t n, int64_t oh, int64_t ow, int64_t count) {
+      f(p_.border_sums ? p_.rows.of[oh] * p_.columns.size() + p_.columns.of[ow] : int64_t{0}, n, oh, ow, count);
+    };
+    p_.border_sums ? for_each_piece(p_, first_, count_, piece) : for_each_run(p_.geometry, first_, count_, piece);
   }
 
   void find_groups() {
     const int64_t groups = group_count(p_);
     std::fill_n(w_.begins, groups + 1, 0);
     if (p_.skips) {
-      for_each_piece([&](int64_t i, int64_t, int64_t, int64_t, int64_t count) { w_.begins[i + 1] += count; });
+      for_each_class([&](int64_t i, int64_t, int64_t, int64_t, int64_t count) { w_.begins[i + 1] += count; });
       for (int64_t i = 0; i < groups; ++i) w_.begins[i + 1] += w_.begins[i];
     } else {
       w_.begins[1] = count_;
@@ -258,7 +252,7 @@ class Strip {
   void find_windows() {
     const ConvGeometry& g = p_.geometry;
     int32_t row = 0;
-    for_each_piece([&](int64_t i, int64_t n, int64_t oh, int64_t ow, int64_t count) {
+    for_each_class([&](int64_t i, int64_t n, int64_t oh, int64_t ow, int64_t count) {
       const Met met(p_, i);
       const int64_t skipped = met.rows.begin * g.dilation_h * g.W + met.columns.begin * g.dilation_w;
       const auto* corner = reinterpret_cast<const uint64_t*>(window_corner(p_, n, oh, ow)) + skipped * g.L();

@@ -132,6 +132,26 @@ struct PanelProducts {
   uint16_t falling;
 };
 
+// Words of neighbouring output pixels of a depthwise convolution, 64 channels a word: with m the mismatches of a bit
+// over all taps
+//   to[i] = (2 m + outside >= limit) ^ flip, i in 0 .. words - 1
+// A tap's words are at x + at[t], of filters at filters[t]; these, limits and flips repeat after `period` words, at
+// least 8 or `words` of them.
+struct DepthwiseWords {
+  const int64_t* at;       // [taps]
+  const int64_t* filters;  // [taps]
+  int64_t taps;            // with outside at most kMostSignTaps
+  const uint64_t* x;
+  const uint64_t* slices;
+  const uint64_t* limits;  // [kLimitBits, period] bit by bit, at most 2 (taps + outside), or kNever
+  const uint64_t* flips;   // [period]
+  int64_t period, outside, words;
+  uint64_t* to;
+};
+inline constexpr int kLimitBits = 8;
+inline constexpr int64_t kNever = 1 << (kLimitBits - 1);
+inline constexpr int64_t kMostSignTaps = kNever / 2 - 1;
+
 // Bytes of an image against int8 filters in panels of 16. The window of pixel p is `runs` runs of 4 run bytes, run r
 // from rows[r] + p * step on; a panel is [1 + runs * run][16][4] bytes: four weights of each filter side by side, and
 // in front of them, as int32 [16], what its sums begin with.
@@ -162,6 +182,8 @@ using bgemv = void(const uint64_t* a, const uint64_t* w, int64_t words, int64_t 
 
 // 64 channels of bit-sliced mismatch counters: dot[c] = taps - 2 sum_b 2^b bit c of planes[b]; writes dot[0..63].
 using counters_to_dot = void(const uint64_t* planes, int count, int32_t taps, int32_t* dot);
+
+using depthwise_words = void(const DepthwiseWords& q);
 
 using bitpack = void(ConstSpan x, const float* shift, int64_t rows, int64_t channels, uint64_t* words);
 using bitunpack = void(const uint64_t* words, int64_t rows, int64_t channels, Span y);
@@ -232,6 +254,7 @@ struct Ukernels {
   ukernel::bgemm* bgemm;
   ukernel::bgemv* bgemv;
   ukernel::counters_to_dot* counters_to_dot;
+  ukernel::depthwise_words* depthwise_words;
   ukernel::bitpack* bitpack;
   ukernel::bitunpack* bitunpack;
   ukernel::sign_ste* sign_ste;

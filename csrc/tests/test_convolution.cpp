@@ -37,7 +37,8 @@ ConvGeometry random_geometry() {
   ConvGeometry g;
   do {
     const int64_t shape = between(0, 5);
-    g.G = shape == 0 ? between(1, 130) : shape == 1 ? between(2, 4) : 1;
+    const int64_t wide = between(0, 11) == 0 ? 448 : 0;  // whole vectors of words
+    g.G = shape == 0 ? wide + between(1, 130) : shape == 1 ? between(2, 4) : 1;
     g.C = shape == 0 ? g.G : g.G * kChannels[between(0, 11)];
     g.K = g.G * (between(0, 3) == 0 ? 64 * between(1, 2) : between(1, shape == 0 ? 3 : 40));
     g.N = between(1, 2);

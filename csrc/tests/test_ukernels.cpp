@@ -70,6 +70,33 @@ bool check(ukernel::counters_to_dot* f, ukernel::counters_to_dot* truth) {
   return x == y;
 }
 
+bool check(ukernel::depthwise_words* f, ukernel::depthwise_words* truth) {
+  constexpr int64_t kPeriods[] = {8, 24, 40, 9, 17};
+  const int64_t inside = up_to(1) == 0 ? 9 : up_to(kMostSignTaps), reach = up_to(50);
+  DepthwiseWords q{};
+  q.taps = inside, q.outside = up_to(1) * up_to(std::min<int64_t>(kMostSignTaps - inside, 20));
+  q.period = kPeriods[up_to(4)], q.words = up_to(q.period % 8 == 0 ? 100 : q.period);
+  std::vector<int64_t> at(static_cast<size_t>(inside)), filters = at;
+  for (int64_t& v : at) v = up_to(reach);
+  for (int64_t t = 0; t < inside; ++t) filters[t] = t * q.period;
+  const auto x = words(reach + q.words), slices = words(inside * q.period), flips = words(q.period);
+  std::vector<uint64_t> limits(static_cast<size_t>(kLimitBits * q.period));
+  for (int64_t i = 0; i < q.period * kWordBits; ++i) {
+    const int64_t limit = up_to(4) == 0 ? kNever : up_to(2 * (inside + q.outside));
+    for (int b = 0; b < kLimitBits; ++b) {
+      limits[b * q.period + i / kWordBits] |= static_cast<uint64_t>(limit >> b & 1) << i % kWordBits;
+    }
+  }
+  q.at = at.data(), q.filters = filters.data(), q.x = x.data(), q.slices = slices.data();
+  q.limits = limits.data(), q.flips = flips.data();
+  std::vector<uint64_t> a(static_cast<size_t>(q.words)), b = a;
+  q.to = a.data();
+  f(q);
+  q.to = b.data();
+  truth(q);
+  return a == b;
+}
+
 bool check(ukernel::bitpack* f, ukernel::bitpack* truth) {
   const int64_t rows = up_to(5), channels = some_channels();
   const Elements v(some_float_type(), rows * channels);

@@ -67,9 +67,8 @@ struct ConvPlan : BinaryConv2d {
   bool tiled() const { return tiles.rows > 0; }
 
   // Workspace, brought by the caller
-  char* image = nullptr;  // [N, H + 2 pad, W + 2 pad, pixel_bytes], filled with the bits of pad_value outside
-  uint64_t* panels =
-      nullptr;  // of filters, see popcount_conv.cpp, tile_filters.cpp; depthwise: slices [K / C, taps, L]
+  char* image = nullptr;       // [N, H + 2 pad, W + 2 pad, pixel_bytes], filled with the bits of pad_value outside
+  uint64_t* panels = nullptr;  // of filters, see popcount_conv.cpp, tile_filters.cpp, depthwise.cpp
 };
 
 // Filters as this CPU reads them, for calls to come with images of any size: what they take, and into size words
@@ -84,7 +83,7 @@ std::string_view binary_conv2d_route(const ConvPlan& p);
 
 int64_t image_rows(const ConvPlan& p);    // rows of the image copy, 0 where there is none
 int64_t image_words(const ConvPlan& p);   // with slack for reads past the end; -1: too large to count
-int64_t filter_units(const ConvPlan& p);  // 64 filters or slices
+int64_t filter_units(const ConvPlan& p);  // 64 filters, or channels of depthwise ones
 int64_t pixel_words(const ConvPlan& p);   // of filters that an output pixel meets
 int64_t panels_words(const ConvPlan& p);
 int64_t scratch_words(const ConvPlan& p);  // per thread

@@ -1,0 +1,22 @@
+#include <cstring>
+
+#include "cpu/target.h"
+#include "cpu/ukernels.h"
+
+BNN_AVX2_BEGIN
+
+namespace bnn::cpu::avx2 {
+#include "cpu/generic/depthwise_words.inl"
+
+namespace {
+
+using Two __attribute__((vector_size(16))) = uint64_t;
+using Four __attribute__((vector_size(32))) = uint64_t;
+
+}  // namespace
+
+void depthwise_words(const DepthwiseWords& q) { depthwise_words_by<Four, Two, uint64_t>(q); }
+
+}  // namespace bnn::cpu::avx2
+
+BNN_TARGET_END
