@@ -27,7 +27,7 @@ uint64_t* slices_of(const ConvPlan& p) {
   return p.packed.words == nullptr ? p.panels : const_cast<uint64_t*>(p.packed.words);  // nobody writes to those
 }
 
-// Signs of 64 channels from their mismatches, see DepthwiseWords
+// Signs of 64 channels from their mismatches, see DepthwiseProducts
 struct Limits {
   uint64_t* bits;    // [kLimitBits, period]
   uint64_t* flips;   // [period]
@@ -56,118 +56,91 @@ uint64_t transposed(uint64_t bits) {
   return bits;
 }
 
-bool may_limit(const ConvGeometry& g) {
-  return g.Kg() == 1 && g.taps() <= kMostSignTaps && (g.pad_value == 0 || !g.padded());
-}
+bool may_limit(const ConvGeometry& g) { return g.Kg() == 1 && g.taps() <= kMostLimitedTaps; }
 
 bool limited(const ConvPlan& p) {
   const uint8_t* all = limits_of(p).limited;
   return std::all_of(all, all + p.geometry.L(), [](uint8_t of_word) { return of_word != 0; });
 }
 
-// 64 counters side by side: bit c of planes[b] is bit b of counter c. Counts up to 2^kPlanes - 1.
-template <int kPlanes>
-struct Counters {
-  uint64_t planes[kPlanes] = {};
+struct Workspace {
+  int64_t* at;       // [taps]
+  int64_t* filters;  // [taps]
+  uint64_t* planes;  // [plane_count, strip * L]
+  int32_t* dot;      // [strip, ld]
 
-  void add(uint64_t bits) {
-#pragma GCC unroll 4
-    for (int b = 0; b < kPlanes; ++b) {
-      const uint64_t carry = planes[b] & bits;
-      planes[b] ^= bits;
-      bits = carry;
-    }
-  }
+  Workspace(const ConvPlan& p, Parts& parts)
+      : at(parts.take<int64_t>(p.geometry.taps())),
+        filters(parts.take<int64_t>(p.geometry.taps())),
+        planes(parts.take<uint64_t>(plane_count(p.geometry.taps()) * p.strip * p.geometry.L())),
+        dot(parts.take<int32_t>(p.strip * p.ld)) {}
 };
 
-struct Pixel {
-  TapRange rows, columns;
-  int64_t corner;  // word 0 of tap (0, 0) in x, perhaps outside of it
-};
-
-// Mismatches of word l with a slice of the filters. Taps outside are left out for pad_value 0.
-template <int kPlanes>
-Counters<kPlanes> count_taps(const ConvPlan& p, const Pixel& px, int64_t l, const uint64_t* slice) {
+// Products of output pixels [first, first + count), as many neighbours at a time as may be: f(products, pixels)
+template <class F>
+void for_each_product(const ConvPlan& p, const Workspace& w, int64_t first, int64_t count, F&& f) {
   const ConvGeometry& g = p.geometry;
-  Counters<kPlanes> counters;
-  const int64_t L = g.L(), step = g.dilation_w * L, row_step = g.dilation_h * g.W * L, period = period_of(g);
-  const uint64_t outside = g.pad_value < 0 ? ~uint64_t{0} : 0;
-  for (int64_t r = 0; r < g.R; ++r, slice += g.S * period) {
-    const TapRange columns = px.rows.contains(r) ? px.columns : TapRange{0, 0};
-    int64_t at = px.corner + r * row_step + columns.begin * step + l;
-    for (int64_t s = columns.begin; s < columns.end; ++s, at += step) counters.add(p.x[at] ^ slice[s * period + l]);
-    if (g.pad_value == 0) continue;
-    for (int64_t s = 0; s < columns.begin; ++s) counters.add(outside ^ slice[s * period + l]);
-    for (int64_t s = columns.end; s < g.S; ++s) counters.add(outside ^ slice[s * period + l]);
-  }
-  return counters;
-}
-
-// dot [K] of one pixel; filter c * multiplier + m reads channel c.
-template <int kPlanes>
-void pixel_dots(const ConvPlan& p, const Pixel& px, int32_t* dot) {
-  const ConvGeometry& g = p.geometry;
-  const Ukernels& k = ukernels();
-  const int64_t multiplier = g.Kg();
-  const int64_t inside = (px.rows.end - px.rows.begin) * (px.columns.end - px.columns.begin);
-  const auto taps = static_cast<int32_t>(g.pad_value == 0 ? inside : g.taps());
-  for (int64_t l = 0; l < g.L(); ++l) {
-    for (int64_t m = 0; m < multiplier; ++m) {
-      const auto counters = count_taps<kPlanes>(p, px, l, slices_of(p) + m * g.taps() * period_of(g));
-      if (multiplier == 1) {
-        k.counters_to_dot(counters.planes, kPlanes, taps, dot + l * kWordBits);
-        continue;
-      }
-      int32_t lanes[kWordBits];
-      k.counters_to_dot(counters.planes, kPlanes, taps, lanes);
-      const int64_t channels = std::min<int64_t>(kWordBits, g.C - l * kWordBits);
-      for (int64_t c = 0; c < channels; ++c) dot[(l * kWordBits + c) * multiplier + m] = lanes[c];
-    }
-  }
-}
-
-// dot [count, ld]
-void depthwise_rows(const ConvPlan& p, int64_t first, int64_t count, int32_t* dot) {
-  const ConvGeometry& g = p.geometry;
-  for_each_run(g, first, count, [&](int64_t n, int64_t oh, int64_t ow, int64_t run) {
-    const int64_t h = oh * g.stride_h - g.pad_h, w = ow * g.stride_w - g.pad_w;
-    Pixel px{p.rows.inside[p.rows.of[oh]], {}, ((n * g.H + h) * g.W + w) * g.L()};
-    for (int64_t i = 0; i < run; ++i, dot += p.ld, px.corner += g.stride_w * g.L()) {
-      px.columns = p.columns.inside[p.columns.of[ow + i]];
-      if (g.taps() < 16) {
-        pixel_dots<4>(p, px, dot);
-      } else {
-        pixel_dots<31>(p, px, dot);
+  const int64_t L = g.L();
+  DepthwiseProducts q{};
+  q.at = w.at, q.filters = w.filters, q.slices = slices_of(p), q.period = period_of(g);
+  q.fill = g.pad_value < 0 ? ~uint64_t{0} : 0;
+  for_each_piece(p, first, count, [&](int64_t n, int64_t oh, int64_t ow, int64_t pixels) {
+    const TapRange rows = p.rows.inside[p.rows.of[oh]], columns = p.columns.inside[p.columns.of[ow]];
+    const int64_t top = oh * g.stride_h - g.pad_h, left = ow * g.stride_w - g.pad_w;
+    q.taps = 0;
+    for (int64_t r = 0, filter = 0; r < g.R; ++r) {
+      const int64_t row = (n * g.H + top + r * g.dilation_h) * g.W + left;
+      for (int64_t s = 0; s < g.S; ++s, filter += q.period) {
+        const bool inside = rows.contains(r) && columns.contains(s);
+        if (!inside && g.pad_value == 0) continue;
+        w.at[q.taps] = inside ? (row + s * g.dilation_w) * L : kOutside;
+        w.filters[q.taps++] = filter;
       }
     }
+    q.outside = g.taps() - q.taps;
+    const int64_t together = neighbours_join(g) ? pixels : 1;
+    q.words = together * L;
+    q.x = p.x;
+    for (int64_t i = 0; i < pixels; i += together, q.x += g.stride_w * L) f(q, together);
   });
 }
 
 // Words alone, straight from the counters
-void sign_words(const ConvPlan& p, int64_t first, int64_t count) {
-  const ConvGeometry& g = p.geometry;
-  const int64_t L = g.L(), period = period_of(g);
+void sign_words(const ConvPlan& p, const Workspace& w, int64_t first, int64_t count) {
   const Limits limits = limits_of(p);
-  int64_t at[kMostSignTaps], filters[kMostSignTaps];
-  DepthwiseWords q{at, filters, 0, p.x, slices_of(p), limits.bits, limits.flips, period, 0, L, p.epilogue.words};
-  q.to += first * L;
-  const bool joined = neighbours_join(g);
-  for_each_piece(p, first, count, [&](int64_t n, int64_t oh, int64_t ow, int64_t pixels) {
-    const int64_t h = oh * g.stride_h - g.pad_h, w = ow * g.stride_w - g.pad_w;
-    const TapRange rows = p.rows.inside[p.rows.of[oh]], columns = p.columns.inside[p.columns.of[ow]];
-    q.taps = 0;
-    for (int64_t r = rows.begin; r < rows.end; ++r) {
-      for (int64_t s = columns.begin; s < columns.end; ++s, ++q.taps) {
-        at[q.taps] = ((n * g.H + h + r * g.dilation_h) * g.W + w + s * g.dilation_w) * L;
-        filters[q.taps] = (r * g.S + s) * period;
+  uint64_t* to = p.epilogue.words + first * p.geometry.L();
+  for_each_product(p, w, first, count, [&](DepthwiseProducts& q, int64_t) {
+    q.limits = limits.bits, q.flips = limits.flips, q.to = to;
+    ukernels().depthwise_products(q);
+    to += q.words;
+  });
+}
+
+// dot [count, ld]; filter c * multiplier + m reads channel c.
+void depthwise_dots(const ConvPlan& p, const Workspace& w, int64_t first, int64_t count) {
+  const ConvGeometry& g = p.geometry;
+  const Ukernels& k = ukernels();
+  const int64_t L = g.L(), multiplier = g.Kg();
+  const int planes = plane_count(g.taps());
+  int32_t* dot = w.dot;
+  for_each_product(p, w, first, count, [&](DepthwiseProducts& q, int64_t pixels) {
+    const auto taps = static_cast<int32_t>(q.taps);
+    q.planes = w.planes;
+    for (int64_t m = 0; m < multiplier; ++m) {
+      q.slices = slices_of(p) + m * g.taps() * q.period;
+      k.depthwise_products(q);
+      for (int64_t i = 0; i < pixels; ++i) {
+        for (int64_t l = 0; l < L; ++l) {
+          int32_t lanes[kWordBits], *row = dot + i * p.ld;
+          int32_t* to = multiplier == 1 ? row + l * kWordBits : lanes;
+          k.counters_to_dot(q.planes + i * L + l, q.words, planes, taps, to);
+          if (multiplier == 1) continue;
+          const int64_t channels = std::min<int64_t>(kWordBits, g.C - l * kWordBits);
+          for (int64_t c = 0; c < channels; ++c) row[(l * kWordBits + c) * multiplier + m] = lanes[c];
+        }
       }
     }
-    q.outside = g.taps() - q.taps;
-    q.x = p.x;
-    q.words = joined ? pixels * L : L;
-    for (int64_t i = 0; i < (joined ? 1 : pixels); ++i, q.x += g.stride_w * L, q.to += q.words) {
-      ukernels().depthwise_words(q);
-    }
+    dot += pixels * p.ld;
   });
 }
 
@@ -197,7 +170,11 @@ int64_t depthwise_panels_words(const ConvPlan& p) {
   return (p.packed.words == nullptr ? slice_words(p.geometry) : 0) + parts.bytes() / 8;
 }
 
-int64_t depthwise_scratch_words(const ConvPlan& p) { return p.strip * p.ld / 2; }
+int64_t depthwise_scratch_words(const ConvPlan& p) {
+  Parts parts;
+  static_cast<void>(Workspace(p, parts));
+  return parts.bytes() / 8;
+}
 
 void prepare_depthwise(const ConvPlan& p, int64_t l) {
   const ConvGeometry& g = p.geometry;
@@ -227,12 +204,13 @@ void prepare_depthwise(const ConvPlan& p, int64_t l) {
 }
 
 void depthwise_conv(const ConvPlan& p, int64_t begin, int64_t end, uint64_t* scratch) {
-  if (limited(p)) return sign_words(p, begin, end - begin);
-  auto* dot = reinterpret_cast<int32_t*>(scratch);
+  Parts parts(scratch);
+  const Workspace w(p, parts);
+  if (limited(p)) return sign_words(p, w, begin, end - begin);
   for (int64_t first = begin; first < end; first += p.strip) {
     const int64_t count = std::min(p.strip, end - first);
-    depthwise_rows(p, first, count, dot);
-    store_rows(p.epilogue, {.wide = dot, .ld = p.ld}, {first, count, 0, p.geometry.K});
+    depthwise_dots(p, w, first, count);
+    store_rows(p.epilogue, {.wide = w.dot, .ld = p.ld}, {first, count, 0, p.geometry.K});
   }
 }
 

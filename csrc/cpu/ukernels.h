@@ -132,25 +132,30 @@ struct PanelProducts {
   uint16_t falling;
 };
 
-// Words of neighbouring output pixels of a depthwise convolution, 64 channels a word: with m the mismatches of a bit
-// over all taps
-//   to[i] = (2 m + outside >= limit) ^ flip, i in 0 .. words - 1
-// A tap's words are at x + at[t], of filters at filters[t]; these, limits and flips repeat after `period` words, at
-// least 8 or `words` of them.
-struct DepthwiseWords {
+// Depthwise products of neighbouring output pixels, 64 channels a word at once: m [words, 64] counts mismatches over
+// taps.
+//   without limits: bit c of planes[b * words + i] = bit b of m[i][c], b in 0 .. plane_count(taps + outside) - 1
+//   with limits: bit c of to[i] = (2 m[i][c] + outside >= limit) ^ flip
+// A tap's words are at x + at[t], or all `fill` where that is kOutside; its filters at slices + filters[t]. Filters,
+// limits and flips repeat after `period` words: a multiple of 8, or at least `words`.
+struct DepthwiseProducts {
   const int64_t* at;       // [taps]
   const int64_t* filters;  // [taps]
-  int64_t taps;            // with outside at most kMostSignTaps
+  int64_t taps, outside;   // outside: taps that count 0
   const uint64_t* x;
   const uint64_t* slices;
-  const uint64_t* limits;  // [kLimitBits, period] bit by bit, at most 2 (taps + outside), or kNever
+  uint64_t fill;
+  int64_t period, words;
+  const uint64_t* limits;  // [kLimitBits, period] bit by bit, at most 2 (taps + outside), or kNever; or null
   const uint64_t* flips;   // [period]
-  int64_t period, outside, words;
   uint64_t* to;
+  uint64_t* planes;
 };
+inline constexpr int64_t kOutside = INT64_MIN;
 inline constexpr int kLimitBits = 8;
 inline constexpr int64_t kNever = 1 << (kLimitBits - 1);
-inline constexpr int64_t kMostSignTaps = kNever / 2 - 1;
+inline constexpr int64_t kMostLimitedTaps = kNever / 2 - 1;
+constexpr int plane_count(int64_t taps) { return taps < 16 ? 4 : taps <= kMostLimitedTaps ? kLimitBits - 2 : 31; }
 
 // Bytes of an image against int8 filters in panels of 16. The window of pixel p is `runs` runs of 4 run bytes, run r
 // from rows[r] + p * step on; a panel is [1 + runs * run][16][4] bytes: four weights of each filter side by side, and
@@ -180,10 +185,11 @@ using bgemm = void(const PanelProducts& q);
 // dot[k] = bits - 2 popcount(a ^ w[k]); a [words], w [filters, words]
 using bgemv = void(const uint64_t* a, const uint64_t* w, int64_t words, int64_t filters, int32_t bits, int32_t* dot);
 
-// 64 channels of bit-sliced mismatch counters: dot[c] = taps - 2 sum_b 2^b bit c of planes[b]; writes dot[0..63].
-using counters_to_dot = void(const uint64_t* planes, int count, int32_t taps, int32_t* dot);
+// 64 channels of bit-sliced mismatch counters: dot[c] = taps - 2 sum_b 2^b bit c of planes[b * step]; writes
+// dot[0..63].
+using counters_to_dot = void(const uint64_t* planes, int64_t step, int count, int32_t taps, int32_t* dot);
 
-using depthwise_words = void(const DepthwiseWords& q);
+using depthwise_products = void(const DepthwiseProducts& q);
 
 using bitpack = void(ConstSpan x, const float* shift, int64_t rows, int64_t channels, uint64_t* words);
 using bitunpack = void(const uint64_t* words, int64_t rows, int64_t channels, Span y);
@@ -254,7 +260,7 @@ struct Ukernels {
   ukernel::bgemm* bgemm;
   ukernel::bgemv* bgemv;
   ukernel::counters_to_dot* counters_to_dot;
-  ukernel::depthwise_words* depthwise_words;
+  ukernel::depthwise_products* depthwise_products;
   ukernel::bitpack* bitpack;
   ukernel::bitunpack* bitunpack;
   ukernel::sign_ste* sign_ste;

@@ -146,12 +146,12 @@ void bgemv(const uint64_t* a, const uint64_t* w, int64_t words, int64_t filters,
   }
 }
 
-void counters_to_dot(const uint64_t* planes, int count, int32_t taps, int32_t* dot) {
+void counters_to_dot(const uint64_t* planes, int64_t step, int count, int32_t taps, int32_t* dot) {
   const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   for (int c = 0; c < kWordBits; c += 8) {
     __m256i mismatches = _mm256_setzero_si256();
     for (int b = 0; b < count; ++b) {
-      const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(planes[b] >> c & 0xff)), bit);
+      const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(planes[b * step] >> c & 0xff)), bit);
       const __m256i one = _mm256_and_si256(_mm256_cmpeq_epi32(set, bit), _mm256_set1_epi32(1));
       mismatches = _mm256_add_epi32(mismatches, _mm256_slli_epi32(one, b));
     }

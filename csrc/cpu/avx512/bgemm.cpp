@@ -119,12 +119,12 @@ void bgemv(const uint64_t* a, const uint64_t* w, int64_t words, int64_t filters,
   }
 }
 
-void counters_to_dot(const uint64_t* planes, int count, int32_t taps, int32_t* dot) {
+void counters_to_dot(const uint64_t* planes, int64_t step, int count, int32_t taps, int32_t* dot) {
   const __m512i total = _mm512_set1_epi32(taps);
   if (count < 8) {  // the counts of all 64 channels fit in bytes
     __m512i bytes = _mm512_setzero_si512();
     for (int b = 0; b < count; ++b) {
-      bytes = _mm512_mask_add_epi8(bytes, planes[b], bytes, _mm512_set1_epi8(static_cast<char>(1 << b)));
+      bytes = _mm512_mask_add_epi8(bytes, planes[b * step], bytes, _mm512_set1_epi8(static_cast<char>(1 << b)));
     }
     const __m128i quarters[] = {_mm512_castsi512_si128(bytes), _mm512_extracti32x4_epi32(bytes, 1),
                                 _mm512_extracti32x4_epi32(bytes, 2), _mm512_extracti32x4_epi32(bytes, 3)};
@@ -136,7 +136,7 @@ void counters_to_dot(const uint64_t* planes, int count, int32_t taps, int32_t* d
   for (int c = 0; c < kWordBits; c += 16) {
     __m512i mismatches = _mm512_setzero_si512();
     for (int b = 0; b < count; ++b) {
-      const __mmask16 set = static_cast<__mmask16>(planes[b] >> c);
+      const __mmask16 set = static_cast<__mmask16>(planes[b * step] >> c);
       mismatches = _mm512_mask_add_epi32(mismatches, set, mismatches, _mm512_set1_epi32(1 << b));
     }
     _mm512_storeu_si512(dot + c, minus_twice(total, mismatches));

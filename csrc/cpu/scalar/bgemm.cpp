@@ -39,10 +39,10 @@ void bgemv(const uint64_t* a, const uint64_t* w, int64_t words, int64_t filters,
   }
 }
 
-void counters_to_dot(const uint64_t* planes, int count, int32_t taps, int32_t* dot) {
+void counters_to_dot(const uint64_t* planes, int64_t step, int count, int32_t taps, int32_t* dot) {
   for (int c = 0; c < kWordBits; ++c) {
     int32_t mismatches = 0;
-    for (int b = 0; b < count; ++b) mismatches += static_cast<int32_t>((planes[b] >> c) & 1) << b;
+    for (int b = 0; b < count; ++b) mismatches += static_cast<int32_t>((planes[b * step] >> c) & 1) << b;
     dot[c] = taps - 2 * mismatches;
   }
 }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "cpu/target.h"
@@ -6,7 +7,7 @@
 BNN_AVX2_BEGIN
 
 namespace bnn::cpu::avx2 {
-#include "cpu/generic/depthwise_words.inl"
+#include "cpu/generic/depthwise_products.inl"
 
 namespace {
 
@@ -15,7 +16,7 @@ using Four __attribute__((vector_size(32))) = uint64_t;
 
 }  // namespace
 
-void depthwise_words(const DepthwiseWords& q) { depthwise_words_by<Four, Two, uint64_t>(q); }
+void depthwise_products(const DepthwiseProducts& q) { depthwise_products_by<Four, Two, uint64_t>(q); }
 
 }  // namespace bnn::cpu::avx2
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "cpu/target.h"
@@ -6,7 +7,7 @@
 BNN_AVX512_BEGIN
 
 namespace bnn::cpu::avx512 {
-#include "cpu/generic/depthwise_words.inl"
+#include "cpu/generic/depthwise_products.inl"
 
 namespace {
 
@@ -16,7 +17,7 @@ using Eight __attribute__((vector_size(64))) = uint64_t;
 
 }  // namespace
 
-void depthwise_words(const DepthwiseWords& q) { depthwise_words_by<Eight, Four, Two, uint64_t>(q); }
+void depthwise_products(const DepthwiseProducts& q) { depthwise_products_by<Eight, Four, Two, uint64_t>(q); }
 
 }  // namespace bnn::cpu::avx512
 
