@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cpu/parts.h"
 #include "cpu/ukernels.h"
 
 namespace bnn::cpu {
@@ -16,6 +17,10 @@ struct Bins {
   int64_t first(int64_t position) const { return position * count / extent; }
   int64_t last(int64_t position) const { return ceil_div((position + 1) * count, extent) - 1; }
 };
+
+int64_t unit_scratch(const MultiresPool2d& p) {
+  return p.W * p.block * (1 + 2 * static_cast<int64_t>(p.levels.size()));
+}
 
 // One block of one plane. Row buffers are [W, width] float32, two per level because a row lies in at most two bins.
 class Unit {
@@ -96,6 +101,77 @@ class Unit {
   float *line_, *rows_;
 };
 
+constexpr int64_t kLanes = 16;
+constexpr int64_t kSmallPlane = 1024;  // positions
+
+// Small planes of one channel go side by side, as if they were channels innermost: a row alone is shorter than a
+// vector.
+bool side_by_side(const MultiresPool2d& p) { return p.E == 1 && p.H * p.W <= kSmallPlane; }
+
+class PlanesTogether {
+ public:
+  PlanesTogether(const MultiresPool2d& p, Parts& parts)
+      : p_(p), together_(p), line_(parts.take<float>(p.H * p.W)), image_(parts.take<float>(p.H * p.W * kLanes)) {
+    together_.planes = 1, together_.E = together_.block = kLanes;
+    together_.x = {image_, DType::f32}, together_.grad_x = {image_, DType::f32};
+    for (MultiresPool2d::Level& level : together_.levels) {
+      level.data = {parts.take<float>(level.h * level.w * kLanes), DType::f32};
+    }
+    scratch_ = parts.take<float>(unit_scratch(together_));
+  }
+
+  // Planes [first, first + count)
+  void forward(int64_t first, int64_t count) {
+    join(p_.x, first, count, p_.H * p_.W, image_);
+    Unit(together_, 0, scratch_).forward();
+    for (size_t l = 0; l < p_.levels.size(); ++l) {
+      const MultiresPool2d::Level& level = p_.levels[l];
+      part(level_of(l), first, count, level.h * level.w, level.data);
+    }
+  }
+
+  void backward(int64_t first, int64_t count) {
+    for (size_t l = 0; l < p_.levels.size(); ++l) {
+      const MultiresPool2d::Level& level = p_.levels[l];
+      join({level.data.data, level.data.dtype}, first, count, level.h * level.w, level_of(l));
+    }
+    Unit(together_, 0, scratch_).backward();
+    part(image_, first, count, p_.H * p_.W, p_.grad_x);
+  }
+
+ private:
+  float* level_of(size_t l) const { return static_cast<float*>(together_.levels[l].data.data); }
+
+  // planes [count, size] -> to [size, kLanes]
+  void join(ConstSpan planes, int64_t first, int64_t count, int64_t size, float* to) const {
+    if (count < kLanes) std::fill_n(to, size * kLanes, 0.0f);
+    for (int64_t lane = 0; lane < count; ++lane) {
+      std::fill_n(line_, size, 0.0f);
+      ukernels().accumulate(planes.at((first + lane) * size), size, line_);
+      for (int64_t i = 0; i < size; ++i) to[i * kLanes + lane] = line_[i];
+    }
+  }
+
+  void part(const float* from, int64_t first, int64_t count, int64_t size, Span planes) const {
+    for (int64_t lane = 0; lane < count; ++lane) {
+      for (int64_t i = 0; i < size; ++i) line_[i] = from[i * kLanes + lane];
+      ukernels().round_store(line_, size, planes.at((first + lane) * size));
+    }
+  }
+
+  const MultiresPool2d& p_;
+  MultiresPool2d together_;
+  float *line_, *image_, *scratch_;
+};
+
+// f(planes together, first, count) over units [begin, end)
+template <class F>
+void for_planes(const MultiresPool2d& p, int64_t begin, int64_t end, float* scratch, const F& f) {
+  Parts parts(scratch);
+  PlanesTogether together(p, parts);
+  for (; begin < end; begin += kLanes) f(together, begin, std::min(kLanes, end - begin));
+}
+
 }  // namespace
 
 void multires_pool2d_plan(MultiresPool2d& p) {
@@ -109,14 +185,25 @@ void multires_pool2d_plan(MultiresPool2d& p) {
 }
 
 int64_t multires_pool2d_scratch(const MultiresPool2d& p) {
-  return p.W * p.block * (1 + 2 * static_cast<int64_t>(p.levels.size()));
+  if (!side_by_side(p)) return unit_scratch(p);
+  Parts parts;
+  static_cast<void>(PlanesTogether(p, parts));
+  return parts.bytes() / static_cast<int64_t>(sizeof(float));
 }
 
 void multires_pool2d(const MultiresPool2d& p, int64_t unit_begin, int64_t unit_end, float* scratch) {
+  if (side_by_side(p)) {
+    return for_planes(p, unit_begin, unit_end, scratch,
+                      [](PlanesTogether& planes, int64_t first, int64_t count) { planes.forward(first, count); });
+  }
   for (int64_t u = unit_begin; u < unit_end; ++u) Unit(p, u, scratch).forward();
 }
 
 void multires_pool2d_backward(const MultiresPool2d& p, int64_t unit_begin, int64_t unit_end, float* scratch) {
+  if (side_by_side(p)) {
+    return for_planes(p, unit_begin, unit_end, scratch,
+                      [](PlanesTogether& planes, int64_t first, int64_t count) { planes.backward(first, count); });
+  }
   for (int64_t u = unit_begin; u < unit_end; ++u) Unit(p, u, scratch).backward();
 }
 
