@@ -6,10 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from bnn import ops
 from bnn.nn.activations import require
 from bnn.ops.run_steps import DTYPES, KINDS, Step
+
+
+def may_keep(x: Tensor) -> bool:
+    """Whether what is made of buffers in this call is real and can be kept for the next: nobody traces or watches."""
+    return type(x) is Tensor and not torch.compiler.is_compiling() and not is_in_torch_dispatch_mode()
 
 
 def kept(layer: Any, names: tuple[str, ...], arguments: tuple, make: Callable[..., Tensor]) -> Tensor | None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn import ops
-from bnn.nn._packed import PackedEpilogue, kept
+from bnn.nn._packed import PackedEpilogue, kept, may_keep
 from bnn.nn.activations import require
 from bnn.ops._convolution import convolve
 from bnn.ops._library import SCALES, SURROGATES, autocast, pair
@@ -155,7 +155,7 @@ class PackedBinaryConv2d(PackedEpilogue):
         x = self._words_of(x)
         dtype = self.stream_dtype if self.stream else None
         prepared = None
-        if x.is_cpu and type(x) is Tensor and not torch.compiler.is_compiling():
+        if x.is_cpu and may_keep(x):
             prepared = self._prepared()
         if prepared is not None:
             outputs = ops.binary_conv2d_prepared(x, prepared, (), residual, dtype, self.words)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bnn import isa, ops
-from bnn.nn._packed import PackedEpilogue, kept
+from bnn.nn._packed import PackedEpilogue, kept, may_keep
 from bnn.nn.activations import require
 from bnn.nn.binary_conv2d import set_geometry
 from bnn.ops._library import FLOATS, pair
@@ -35,7 +35,7 @@ class _Int8(PackedEpilogue):
 
     def _run(self, x: Tensor, kernel_size, stride, padding, pool) -> tuple[Tensor, Tensor]:
         panels = None
-        if type(x) is Tensor and not torch.compiler.is_compiling():
+        if may_keep(x):
             panels = self._panels()
         if panels is None:
             panels = ops.int8_panels(self.weight)

@@ -9,7 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bnn import isa
 from bnn.nn import _program
-from bnn.nn._packed import PackedEpilogue
+from bnn.nn._packed import PackedEpilogue, may_keep
 from bnn.nn._segments import Segments
 from bnn.nn._trace import free_name, trace
 from bnn.nn.activations import RPReLU, require
@@ -55,7 +55,7 @@ class PackedModel(nn.Module):
             return logits / self.posthoc.get("temperature", 1.0) + offsets
 
     def _logits(self, x: Tensor) -> Tensor:
-        if type(x) is Tensor and x.is_cpu and x.dtype in FLOATS and not torch.compiler.is_compiling():
+        if x.is_cpu and x.dtype in FLOATS and may_keep(x):
             segments = self._segments
             if segments is None or not segments.current(self.links, self.layers):
                 self._segments = segments = Segments(self.links, self.layers)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from networks import SHAPES, make
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import bnn
 from bnn.nn import BinaryConv2d, Int8Linear, PackedBinaryConv2d, _program
@@ -63,6 +65,18 @@ def test_other_inputs_go_layer_by_layer():
     with pytest.raises(RuntimeError, match="bnn::int8_conv2d: panels must be"):
         model(torch.randn(2, 5, 32, 32))
     assert torch.equal(torch.compile(model, backend="aot_eager")(x), expected)
+
+
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "int8"])
+def test_who_watches_sees_layers_and_leaves_nothing_behind(form):
+    """Fake tensors, which have no values, made in the first call of all; and a counter of operations."""
+    model, x = packed(form=form), image()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake = model(x)
+    assert isinstance(fake, FakeTensor) and fake.shape == (len(x), 10)
+    with FlopCounterMode(display=False):
+        watched = model(x)
+    assert torch.equal(model(x), watched)
 
 
 def change_in_place(layer: PackedBinaryConv2d) -> None:
