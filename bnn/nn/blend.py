@@ -23,8 +23,9 @@ class Blend(nn.Module):
         if self.training:
             with torch.no_grad():
                 self.share.clamp_(0, 1)
-        share = self.share.to(a.dtype).view(1, -1, *(1,) * (a.dim() - 2))
-        return share * a + (1 - share) * b
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        share = self.share.to(dtype).view(1, -1, *(1,) * (a.dim() - 2))
+        return torch.lerp(b.to(dtype), a.to(dtype), share)
 
     def extra_repr(self) -> str:
         return f"{self.channels}"
