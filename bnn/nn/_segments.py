@@ -130,12 +130,12 @@ def _pooling(layer: nn.AvgPool2d) -> tuple[Step, list[Tensor]] | None:
 
 
 def _parts(described: list) -> Iterator[_program.Link | Segment]:
-    """Links, and segments of two or more."""
+    """Segments, and the links between."""
     done = 0
     for known, group in groupby(described, key=lambda pair: pair[1] is not None):
         links, steps = zip(*group, strict=True)
         done += len(links)
-        if known and len(links) > 1:
+        if known:
             wanted = {place for link, _ in described[done:] for place in link.inputs} | {described[-1][0].output}
             yield _segment(links, steps, wanted)
         else:

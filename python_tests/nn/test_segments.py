@@ -51,7 +51,7 @@ def test_what_runs_together():
     model(image())
     [whole] = segments(model)
     assert len(whole.code) == len(model.steps) + 1 and len(whole.inputs) == len(whole.outputs) == 1
-    for form, count in (("float32", 3), ("bfloat16", 3), ("exact", 0)):
+    for form, count in (("float32", 3), ("bfloat16", 3), ("exact", 12)):
         model = packed(form=form)
         model(image())
         assert len(segments(model)) == count
