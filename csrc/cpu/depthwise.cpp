@@ -20,12 +20,7 @@ int64_t period_of(const ConvGeometry& g) { return g.L() < kMostLanes ? std::lcm(
 // Neighbours' words can be taken as those of one long pixel.
 bool neighbours_join(const ConvGeometry& g) { return g.stride_w == 1 && period_of(g) % kMostLanes == 0; }
 
-// Slice m taps + t: bits of tap t of filters m, m + K / C, .. of every channel
-int64_t slice_words(const ConvGeometry& g) { return g.Kg() * g.taps() * period_of(g); }
-
-uint64_t* slices_of(const ConvPlan& p) {
-  return p.packed.words == nullptr ? p.panels : const_cast<uint64_t*>(p.packed.words);  // nobody writes to those
-}
+const uint64_t* slices_of(const ConvPlan& p) { return p.packed.words == nullptr ? p.panels : p.packed.words; }
 
 // Signs of 64 channels from their mismatches, see DepthwiseProducts
 struct Limits {
@@ -40,7 +35,7 @@ struct Limits {
 };
 
 Limits limits_of(const ConvPlan& p) {
-  Parts parts(p.packed.words == nullptr ? p.panels + slice_words(p.geometry) : p.panels);
+  Parts parts(p.packed.words == nullptr ? p.panels + depthwise_packed_words(p.geometry) : p.panels);
   return {p.geometry, parts};
 }
 
@@ -151,7 +146,7 @@ void plan_depthwise(ConvPlan& p) {
   p.strip = std::clamp<int64_t>(kStripBytes / (p.ld * 4), 8, 256);
 }
 
-int64_t depthwise_packed_words(const ConvGeometry& g) { return slice_words(g); }
+int64_t depthwise_packed_words(const ConvGeometry& g) { return g.Kg() * g.taps() * period_of(g); }
 
 void pack_depthwise(const BinaryConv2d& p, int64_t l, uint64_t* packed) {
   const ConvGeometry& g = p.geometry;
@@ -167,7 +162,7 @@ void pack_depthwise(const BinaryConv2d& p, int64_t l, uint64_t* packed) {
 int64_t depthwise_panels_words(const ConvPlan& p) {
   Parts parts;
   static_cast<void>(Limits(p.geometry, parts));
-  return (p.packed.words == nullptr ? slice_words(p.geometry) : 0) + parts.bytes() / 8;
+  return (p.packed.words == nullptr ? depthwise_packed_words(p.geometry) : 0) + parts.bytes() / 8;
 }
 
 int64_t depthwise_scratch_words(const ConvPlan& p) {

@@ -8,7 +8,7 @@ namespace bnn::cpu {
 
 void plan_depthwise(ConvPlan& p);
 
-// Filters of 64 channels, word l of every slice
+// Filters in slices: slice m taps + t has tap t of filters m, m + K / C, .. of every channel; one word of each slice
 int64_t depthwise_packed_words(const ConvGeometry& g);
 void pack_depthwise(const BinaryConv2d& p, int64_t l, uint64_t* packed);
 

@@ -104,9 +104,9 @@ class Unit {
 constexpr int64_t kLanes = 16;
 constexpr int64_t kSmallPlane = 1024;  // positions
 
-// Small planes of one channel go side by side, as if they were channels innermost: a row alone is shorter than a
+// Many small planes of one channel go side by side, as if they were channels innermost: a row alone is shorter than a
 // vector.
-bool side_by_side(const MultiresPool2d& p) { return p.E == 1 && p.H * p.W <= kSmallPlane; }
+bool side_by_side(const MultiresPool2d& p) { return p.E == 1 && p.planes >= kLanes && p.H * p.W <= kSmallPlane; }
 
 class PlanesTogether {
  public:

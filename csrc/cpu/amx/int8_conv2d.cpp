@@ -106,14 +106,14 @@ void gather(const ByteProducts& q, int64_t first, int64_t pixels, uint8_t* to, i
   }
 }
 
-// Windows become one run each of whole tiles of steps, and so do filters, with zeros behind.
+// Windows become one run each of whole tiles of steps. So do filters, with zeros behind: what is there of windows
+// doesn't count.
 void multiply_gathered(const ByteProducts& q) {
   const int64_t steps = q.runs * q.run, tiles = ceil_div(steps, kTileSteps), rows = tile_rows_of(q);
   const int64_t pitch = tiles * 4 * kTileSteps, panel_bytes = kPanelBytes + tiles * kTileBytes;
   alignas(64) uint8_t windows[kPixelsTogether * kMostGathered * 4 * kTileSteps];
   alignas(64) int8_t panels[kPanelsTogether * (kPanelBytes + kMostGathered * kTileBytes)];
   const uint8_t* run = windows;
-  for (int64_t i = 0; i < kPixelsTogether; ++i) std::memset(windows + i * pitch + 4 * steps, 0, pitch - 4 * steps);
   for (int64_t panel = 0; panel < q.count; panel += kPanelsTogether) {
     ByteProducts some = q;
     some.rows = &run, some.step = pitch, some.runs = 1, some.run = tiles * kTileSteps;
@@ -139,7 +139,8 @@ void byte_products(const ByteProducts& q) {
   const int64_t steps = q.runs * q.run;
   if (q.pixels < kFewestPixels || steps < kTileSteps) return avx512::byte_products(q);
   if (q.run % kTileSteps == 0) return multiply(q);
-  steps <= kMostGathered* kTileSteps ? multiply_gathered(q) : avx512::byte_products(q);
+  if (steps <= kMostGathered * kTileSteps) return multiply_gathered(q);
+  avx512::byte_products(q);
 }
 
 }  // namespace bnn::cpu::amx

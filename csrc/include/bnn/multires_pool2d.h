@@ -43,7 +43,7 @@ struct PoolBins {
 
 namespace cpu {
 
-// Column bins of every level. Allocates; the rest works in memory that the caller brings.
+// Column bins of every level
 void multires_pool2d_plan(MultiresPool2d& p);
 
 int64_t multires_pool2d_scratch(const MultiresPool2d& p);  // floats per thread
