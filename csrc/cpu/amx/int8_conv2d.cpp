@@ -13,7 +13,7 @@ namespace bnn::cpu::amx {
 namespace {
 
 constexpr int64_t kTileSteps = 16;       // of four bytes: a row of a tile of pixels, all of a tile of filters
-constexpr int64_t kFewestPixels = 4;     // tiles of fewer rows cost about as much as those of 16
+constexpr int64_t kFewestPixels = 4;     // fewer leave most of a tile empty
 constexpr int64_t kMostGathered = 8;     // tiles of steps
 constexpr int64_t kPixelsTogether = 32;  // two tiles
 constexpr int64_t kPanelsTogether = 4;
