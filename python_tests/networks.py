@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnn import ops
-from bnn.models import build
+from bnn.models import birealnet, build
 from bnn.models._classifier import Classifier, stem
-from bnn.models.birealnet import Block
+from bnn.models.bnext import Block
 from bnn.nn import BinaryConv2d, BinaryLinear, PackedBinaryConv2d, PackedBinaryLinear, RPReLU, RSign
 
 
@@ -100,9 +100,32 @@ class Tail(nn.Module):
         return self.real(x) + self.norm(self.binary(x))
 
 
+class Gated(nn.Sequential):
+    """BNext's blocks: gates, blends, element attention, concatenation; and a gate that packing has to leave alone."""
+
+    def __init__(self) -> None:
+        blocks = [Block(16, 32, 1, False), Block(32, 64, 2, True), Block(64, 64, 1, False)]
+        head = [nn.PReLU(64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
+        super().__init__(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), *blocks, Excitation(64), *head)
+
+
+class Excitation(nn.Module):
+    """Squeeze and excitation without a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.squeeze, self.excite = nn.Conv2d(channels, 8, 1), nn.Conv2d(8, channels, 1)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True))))
+        return self.norm(gate * x)
+
+
 def narrow_birealnet(in_channels: int = 1) -> nn.Module:
     """Bi-Real net blocks at a sixteenth of the paper's width."""
-    body = [*stem(in_channels, 32, 32, small_stride=2), Block(32, 32), Block(32, 64, 2), Block(64, 64)]
+    blocks = [birealnet.Block(*size) for size in ((32, 32), (32, 64, 2), (64, 64))]
+    body = [*stem(in_channels, 32, 32, small_stride=2), *blocks]
     return Classifier(nn.Sequential(*body), 64, 10)
 
 
@@ -111,6 +134,7 @@ SHAPES: dict[str, tuple[int, int, int]] = {
     "Matrices": (3, 4, 4),
     "Branches": (3, 9, 7),
     "Tail": (3, 4, 4),
+    "Gated": (3, 18, 22),
     "reactnet_tiny": (3, 32, 32),
     "reactnet18": (3, 32, 32),
     "reactnet_a": (3, 32, 32),
@@ -121,7 +145,7 @@ SHAPES: dict[str, tuple[int, int, int]] = {
 def make(name: str, seed: int = 0) -> nn.Module:
     """A network of SHAPES with statistics, shifts and slopes that are nowhere trivial, in eval mode."""
     torch.manual_seed(seed)
-    own = {cls.__name__: cls for cls in (Plain, Matrices, Branches, Tail)}
+    own = {cls.__name__: cls for cls in (Plain, Matrices, Branches, Tail, Gated)}
     return randomize(own[name]() if name in own else build(name, 10, 3, 32), seed).eval()
 
 

@@ -5,6 +5,7 @@ from bnn.nn.binary_conv2d import BinaryConv2d, PackedBinaryConv2d
 from bnn.nn.binary_linear import BinaryLinear, PackedBinaryLinear
 from bnn.nn.blend import Blend
 from bnn.nn.cosine_linear import CosineLinear
+from bnn.nn.gated_add import GatedAdd
 from bnn.nn.int8_conv2d import Int8Conv2d, Int8Linear
 from bnn.nn.multires_pool2d import MultiResPool2d
 from bnn.nn.real_weights import use_real_weights
@@ -15,6 +16,7 @@ __all__ = [
     "BinaryLinear",
     "CosineLinear",
     "Blend",
+    "GatedAdd",
     "Int8Conv2d",
     "Int8Linear",
     "MultiResPool2d",

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bnn import ops
 from bnn.nn._packed import PackedEpilogue
 from bnn.nn.activations import RPReLU, RSign, require
 from bnn.nn.binary_conv2d import PackedBinaryConv2d
 from bnn.nn.binary_linear import PackedBinaryLinear
 from bnn.nn.blend import Blend
 from bnn.nn.cosine_linear import CosineLinear
+from bnn.nn.gated_add import GatedAdd
 from bnn.nn.int8_conv2d import Int8Conv2d, Int8Linear
 from bnn.nn.variational_head import VariationalHead
 
@@ -35,6 +37,7 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "Conv2d": (nn.Conv2d, _CONV),
     "CosineLinear": (CosineLinear, CosineLinear.FIELDS),
     "Flatten": (nn.Flatten, ("start_dim", "end_dim")),
+    "GatedAdd": (GatedAdd, GatedAdd.FIELDS),
     "GELU": (nn.GELU, ("approximate",)),
     "Hardsigmoid": (nn.Hardsigmoid, ()),
     "Hardswish": (nn.Hardswish, ()),
@@ -80,6 +83,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "flatten": lambda x, *, start_dim: torch.flatten(x, start_dim),
     "mean": lambda x, *, dim, keepdim: x.mean(dim, keepdim),
     "mul": lambda a, b: a * b,
+    "pixel_mean": lambda x: ops.multires_pool2d(x, [(1, 1)])[0],
     "relu": lambda x: F.relu(x),
 }
 
@@ -88,6 +92,7 @@ ARITY: dict[str, tuple[int, int]] = {
     "PackedBinaryConv2d": (1, 2),
     "PackedBinaryLinear": (1, 2),
     "Blend": (2, 2),
+    "GatedAdd": (3, 3),
     "add": (2, 2),
     "cat": (1, 1000),
     "mul": (2, 2),
@@ -121,9 +126,10 @@ def build_layer(kind: str, args: dict) -> nn.Module:
 
 def dtype_beside_int8(steps: list[dict], layers: Mapping[str, nn.Module]) -> str:
     """float16, which costs a processor fewer instructions than bfloat16 and rounds less; but real weights and variances
-    may not fit into it, and torch's convolutions in it are slow: where a layer with its own stays, bfloat16."""
+    may not fit into it, and torch's convolutions in it are slow: where a layer with its own stays, bfloat16; but
+    shares and slopes do."""
     rest = [layers[step["name"]] for step in steps[:-1] if step["name"] in layers]
-    real = [layer for layer in rest if not isinstance(layer, PackedEpilogue)]
+    real = [layer for layer in rest if not isinstance(layer, PackedEpilogue | Blend | nn.PReLU)]
     return "bfloat16" if any(layer.state_dict() for layer in real) else "float16"
 
 

@@ -1,9 +1,9 @@
 """The program of a packed network with what one op can run (`bnn.ops.run_steps`) taken together: between the kernels of
 a segment lies no Python."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, groupby, starmap, zip_longest
-from operator import attrgetter, is_
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, groupby, repeat, starmap, zip_longest
+from operator import attrgetter, contains, is_
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -11,9 +11,13 @@ from torch.nn.modules import module as modules
 
 from bnn.nn import _program
 from bnn.nn._packed import PackedEpilogue
+from bnn.nn.blend import Blend
 from bnn.ops.run_steps import KINDS, Step, encode, run_steps
 
-_POOL = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+_ATTRIBUTES = {
+    nn.AvgPool2d: attrgetter("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    Blend: attrgetter("training"),
+}
 _version = attrgetter("_version")
 
 
@@ -35,26 +39,37 @@ class Segments:
         self._links, self._layers, self._modules = links, layers, list(layers.values())
         described = [(link, _describe(link, layers)) for link in links]
         self._parts = list(_parts(described))
-        watched = [layers[link.step["name"]] for link, step in described if step is not None]
+        watched = [layers[link.step["name"]] for link, step in described if link.is_layer and step is not None]
         self._hooks = [hooks for layer in watched for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
         self._hooks += [modules._global_forward_hooks, modules._global_forward_pre_hooks]
-        self._buffers = [layer._buffers for layer in watched]
+        self._dicts: list[dict] = [
+            tensors for layer in watched for tensors in (layer._buffers, layer._parameters) if tensors
+        ]
+        self._parameters = [p for layer in watched for p in layer._parameters.values() if p is not None]
         self._found = list(self._find())
         self._tensors = [t for t in self._found if t is not None]
         # What costs a call most is that these objects are no longer in the caches: attributes of packed layers, whose
         # changes are counted, and addresses are looked at where the count is another.
         packed = [layer for layer in watched if isinstance(layer, PackedEpilogue)]
-        self._seldom = [(_getter(layer), layer) for layer in packed]
-        self._always = [(_getter(layer), layer) for layer in watched if not isinstance(layer, PackedEpilogue)]
+        self._seldom = [(attrgetter("__class__", "forward", *layer.FIELDS, "stream_dtype"), layer) for layer in packed]
+        self._always = [layer for layer in watched if not isinstance(layer, PackedEpilogue)]
+        self._own = list(map(vars, self._always))
+        self._attributes = [(get, layer) for layer in self._always if (get := _ATTRIBUTES.get(type(layer))) is not None]
         self._changes = PackedEpilogue.changes
         self._rest = self._look_at_rest()
         self._state = self._look()
 
     def _find(self) -> Iterator[Tensor | None]:
-        return chain.from_iterable(map(dict.values, self._buffers))
+        return chain.from_iterable(map(dict.values, self._dicts))
 
-    def _look(self) -> tuple[list, list]:
-        return list(map(_version, self._tensors)), _look(self._always)
+    def _look(self) -> tuple[list, ...]:
+        return (
+            list(map(_version, self._tensors)),
+            list(map(Tensor.data_ptr, self._parameters)),  # conversions change `.data`
+            list(map(type, self._always)),
+            list(map(contains, self._own, repeat("forward"))),
+            _look(self._attributes),
+        )
 
     def _look_at_rest(self) -> tuple[list, list]:
         return list(map(Tensor.data_ptr, self._tensors)), _look(self._seldom)
@@ -95,26 +110,37 @@ def _same(found: Iterable[Any], before: list) -> bool:
     return all(starmap(is_, zip_longest(found, before)))
 
 
-def _getter(layer: Any) -> Callable[[Any], tuple]:
-    names = (*layer.FIELDS, "stream_dtype") if isinstance(layer, PackedEpilogue) else _POOL
-    return attrgetter("__class__", "forward", *names)
-
-
-def _look(getters: list[tuple[Callable[[Any], Any], Any]]) -> list:
+def _look(getters: list[tuple[attrgetter, Any]]) -> list:
     return [get(layer) for get, layer in getters]
 
 
 def _describe(link: _program.Link, layers: nn.ModuleDict) -> tuple[Step, list[Tensor]] | None:
     """What `run_steps` needs to know of a layer, or None for what it can't run: another class, a forward of its own, a
     buffer that is elsewhere or whose changes nobody counts."""
-    layer: Any = layers[link.step["name"]] if link.is_layer else None
-    if layer is None or type(layer) is not _program.LAYERS[link.step["kind"]][0] or "forward" in vars(layer):
+    if not link.is_layer:
+        return _function(link)
+    layer: Any = layers[link.step["name"]]
+    if type(layer) is not _program.LAYERS[link.step["kind"]][0] or "forward" in vars(layer):
         return None
-    if not all(t is None or (t.is_cpu and not t.is_inference()) for t in layer._buffers.values()):
+    tensors = (*layer._buffers.values(), *layer._parameters.values())
+    if not all(t is None or (t.is_cpu and not t.is_inference()) for t in tensors):
         return None
     if isinstance(layer, PackedEpilogue):
         return layer.step()
-    return _pooling(layer) if isinstance(layer, nn.AvgPool2d) else None
+    if isinstance(layer, nn.AvgPool2d):
+        return _pooling(layer)
+    if isinstance(layer, nn.PReLU):
+        return Step(KINDS.index("prelu")), [layer.weight]
+    if isinstance(layer, Blend) and not layer.training:
+        return Step(KINDS.index("blend")), [layer.share.view(1, -1, 1, 1)]
+    plain = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid"}.get(type(layer))
+    return (Step(KINDS.index(plain)), []) if plain is not None else None
+
+
+def _function(link: _program.Link) -> tuple[Step, list[Tensor]] | None:
+    kind = link.step["kind"]
+    pair = kind == "cat" and len(link.inputs) == 2 and link.step["args"]["dim"] == 1
+    return (Step(KINDS.index(kind)), []) if pair or kind in ("pixel_mean", "relu") else None
 
 
 def _pooling(layer: nn.AvgPool2d) -> tuple[Step, list[Tensor]] | None:
@@ -150,10 +176,9 @@ def _segment(links: Sequence[_program.Link], steps: Sequence[tuple[Step, list[Te
     local = {place: i for i, place in enumerate([*inputs, *sorted(made)])}
     constants: list[Tensor] = []
     for link, (step, own) in zip(links, steps, strict=True):
-        first, *second = link.inputs
-        step.x, step.x_ends = local[first], int(first in link.unused)
-        for place in second:
-            step.residual, step.residual_ends = local[place], int(place in link.unused)
+        for name, place in zip(("x", "residual", "gate"), link.inputs, strict=False):
+            setattr(step, name, local[place])
+            setattr(step, f"{name}_ends", int(place in link.unused))
         step.output, step.constant = local[link.output], len(constants)
         constants += own
     rows = [step for step, _ in steps] + [Step(KINDS.index("output"), local[place]) for place in outputs]

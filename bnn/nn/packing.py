@@ -5,21 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bnn import isa
-from bnn.nn import _program
+from bnn.nn import _folding, _program
 from bnn.nn._packed import PackedEpilogue, may_keep
 from bnn.nn._segments import Segments
 from bnn.nn._trace import free_name, trace
-from bnn.nn.activations import RPReLU, require
-from bnn.nn.binary_conv2d import BinaryConv2d, PackedBinaryConv2d
-from bnn.nn.binary_linear import BinaryLinear, PackedBinaryLinear
+from bnn.nn.activations import require
 from bnn.nn.int8_conv2d import Int8Conv2d, Int8Linear
 from bnn.ops._library import FLOATS
-from bnn.ops._training import binarize_weight
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 class PackedModel(nn.Module):
@@ -69,13 +63,13 @@ class PackedModel(nn.Module):
     def backend_report(self, x: Tensor | None = None) -> list[dict]:
         """One row a layer: name, kind, kernel.
 
-        kernel is "torch", or what a binary or 8-bit layer runs on: "reference", an instruction set ("avx2", ...), or
+        kernel is "torch", or what a packed layer runs on: "reference", an instruction set ("avx2", ...), or
         on a GPU the name of a kernel. It is chosen by the input's size, on a CPU with a matrix unit ("amx" or "avx512")
         and on a GPU: give x, or it is just the highest instruction set, or "cuda".
         """
-        packed = {name: layer for name, layer in self.layers.items() if isinstance(layer, PackedEpilogue)}
+        packed: dict[str, Any] = {k: layer for k, layer in self.layers.items() if isinstance(layer, PackedEpilogue)}
         kernels = {
-            name: layer.route() if isinstance(layer, Int8Conv2d | Int8Linear) else isa.current_on(layer.weight.device)
+            name: isa.current_on(layer.weight.device) if isinstance(layer, _program.PACKED) else layer.route()
             for name, layer in packed.items()
         }
         if x is not None:
@@ -126,10 +120,8 @@ def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.fl
         for module, flag in training:
             module.training = flag
     if not exact:
-        _fold_real_norms(steps, layers)
-    for step in list(steps):
-        if step["kind"] in ("BinaryConv2d", "BinaryLinear"):
-            _pack_step(step, steps, layers, fold=not exact)
+        _folding.fold_real_layers(steps, layers)
+    _folding.pack_binary_layers(steps, layers, fold=not exact)
     if dtype == torch.int8:
         _round_real_layers(steps, layers)
     if not exact:
@@ -148,31 +140,6 @@ def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.fl
     return PackedModel(steps, used).eval().requires_grad_(False)
 
 
-def _users(name: str, steps: list[dict]) -> list[dict]:
-    return [step for step in steps if name in step["inputs"]]
-
-
-def _only_user(name: str, steps: list[dict]) -> dict | None:
-    users = _users(name, steps)
-    return users[0] if len(users) == 1 and users[0]["inputs"].count(name) == 1 else None
-
-
-def _absorb(step: dict, user: dict, steps: list[dict]) -> None:
-    """`step` takes the place of `user`, and its name: later steps need no change."""
-    steps.remove(step)
-    steps[steps.index(user)] = step
-    step["name"] = user["name"]
-
-
-def _fold_real_norms(steps: list[dict], layers: dict[str, Any]) -> None:
-    """Conv2d followed by nothing but BatchNorm2d becomes one Conv2d."""
-    for step in list(steps):
-        user = _only_user(step["name"], steps)
-        if step["kind"] == "Conv2d" and user is not None and user["kind"] == "BatchNorm2d":
-            layers[user["name"]] = fuse_conv_bn_eval(layers[step["name"]], layers[user["name"]])
-            _absorb(step, user, steps)
-
-
 def _round_real_layers(steps: list[dict], layers: dict[str, Any]) -> None:
     """Conv2d, with the MaxPool2d that alone reads it, and Linear, with the mean over pixels that it alone reads, become
     their 8-bit forms."""
@@ -182,10 +149,10 @@ def _round_real_layers(steps: list[dict], layers: dict[str, Any]) -> None:
             layers[step["name"]] = Int8Linear.of(layer)
             _read_images(step, steps, layers)
         elif Int8Conv2d.can_be(layer):
-            user, pool = _only_user(step["name"], steps), None
+            user, pool = _folding.only_user(step["name"], steps), None
             if user is not None and Int8Conv2d.can_pool(layers.get(user["name"])):
                 pool = layers[user["name"]]
-                _absorb(step, user, steps)
+                _folding.absorb(step, user, steps)
             layers[step["name"]] = Int8Conv2d.of(layer, pool)
         else:
             continue
@@ -196,88 +163,15 @@ def _read_images(linear: dict, steps: list[dict], layers: dict[str, Any]) -> Non
     """Leave the mean over pixels and the flattening before a layer to it, where nothing else reads them."""
     made = {step["name"]: step for step in steps}
     path = [made[name] for name in linear["inputs"] if name in made]
-    if path and _flattens(path[0], layers):
+    if path and _folding.flattens(path[0], layers):
         path += [made[name] for name in path[0]["inputs"] if name in made]
-    if not path or not _averages(path[-1], layers, flat=len(path) == 1):
+    if not path or not _folding.averages(path[-1], layers, flat=len(path) == 1):
         return
-    if all(_only_user(step["name"], steps) is not None for step in path):
+    if all(_folding.only_user(step["name"], steps) is not None for step in path):
         linear["inputs"] = path[-1]["inputs"]
         layers[linear["name"]].mean = True
         for step in path:
             steps.remove(step)
-
-
-def _flattens(step: dict, layers: dict[str, Any]) -> bool:
-    """[N, C, 1, 1] to [N, C]."""
-    layer = layers.get(step["name"])
-    if isinstance(layer, nn.Flatten):
-        return (layer.start_dim, layer.end_dim) == (1, -1)
-    return step["kind"] == "flatten" and step["args"]["start_dim"] == 1
-
-
-def _averages(step: dict, layers: dict[str, Any], flat: bool) -> bool:
-    """[N, C, H, W] to [N, C, 1, 1], or to [N, C] if `flat`."""
-    layer = layers.get(step["name"])
-    if flat:
-        return step["kind"] == "mean" and not step["args"]["keepdim"]
-    if isinstance(layer, nn.AdaptiveAvgPool2d):
-        return layer.output_size in (1, (1, 1))
-    size = step["args"].get("output_size")
-    return step["kind"] == "adaptive_avg_pool2d" and size in (1, (1, 1), [1, 1])
-
-
-def _norm_affine(norm: Any) -> tuple[Tensor, Tensor]:
-    """BatchNorm in eval mode as y = factor x + offset, float64."""
-    factor = (norm.running_var.double() + norm.eps).rsqrt()
-    factor = factor * norm.weight.double() if norm.affine else factor
-    offset = -norm.running_mean.double() * factor
-    return factor, offset + norm.bias.double() if norm.affine else offset
-
-
-def _pack_step(step: dict, steps: list[dict], layers: dict[str, Any], fold: bool) -> None:
-    """Replace a training layer, and with `fold` the batch norm, addition and RPReLU that follow only it."""
-    layer = layers[step["name"]]
-    words, _, alpha = binarize_weight(layer.weight.detach(), layer.scale)
-    scale = alpha.double() if alpha.numel() else torch.ones(len(words), dtype=torch.float64, device=words.device)
-    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.detach().double()
-    rprelu = None
-    if fold:
-        user = _only_user(step["name"], steps)
-        if user is not None and isinstance(layers.get(user["name"]), _NORMS):
-            factor, offset = _norm_affine(layers[user["name"]])
-            scale, bias = scale * factor, bias * factor + offset
-            _absorb(step, user, steps)
-            user = _only_user(step["name"], steps)
-        if user is not None and user["kind"] == "add":
-            other = next(name for name in user["inputs"] if name != step["name"])
-            _absorb(step, user, steps)
-            step["inputs"].append(other)
-            user = _only_user(step["name"], steps)
-        if user is not None and user["kind"] == "RPReLU":
-            rprelu = layers[user["name"]]
-            _absorb(step, user, steps)
-    layers[step["name"]] = _packed_layer(layer, words, scale, bias, rprelu)
-    step["kind"] = type(layers[step["name"]]).__name__
-
-
-def _packed_layer(layer: BinaryConv2d | BinaryLinear, words: Tensor, scale: Tensor, bias: Tensor,
-                  rprelu: RPReLU | None) -> PackedBinaryConv2d | PackedBinaryLinear:  # fmt: skip
-    packed: Any
-    flags = {"has_shift": layer.shift is not None, "has_rprelu": rprelu is not None}
-    if isinstance(layer, BinaryLinear):
-        packed = PackedBinaryLinear(layer.in_features, layer.out_features, **flags)
-    else:
-        packed = PackedBinaryConv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
-                                    layer.padding, layer.dilation, layer.groups, layer.pad_value, **flags)  # fmt: skip
-    packed = packed.to(words.device)
-    packed.weight.copy_(words)
-    packed.scale.copy_(scale)
-    packed.bias.copy_(bias)
-    if layer.shift is not None:
-        packed.shift.copy_(layer.shift.detach())
-    if rprelu is not None:
-        packed.rprelu.copy_(torch.stack([rprelu.before, rprelu.slope, rprelu.after]).detach())
-    return packed
 
 
 def _keep_bits(steps: list[dict], layers: dict[str, Any]) -> None:
@@ -287,7 +181,7 @@ def _keep_bits(steps: list[dict], layers: dict[str, Any]) -> None:
         if not isinstance(producer, PackedEpilogue):
             continue
         name = step["name"]
-        readers = [s for s in _users(name, steps) if isinstance(layers.get(s["name"]), _program.PACKED)
+        readers = [s for s in _folding.users_of(name, steps) if isinstance(layers.get(s["name"]), _program.PACKED)
                    and s["inputs"][0] == name and producer.dims == layers[s["name"]].dims]  # fmt: skip
         if not readers:
             continue
@@ -296,7 +190,7 @@ def _keep_bits(steps: list[dict], layers: dict[str, Any]) -> None:
         producer.words, producer.next_shift = True, shift.clone()
         reader.has_shift, reader.shift = False, None
         readers[0]["inputs"][0] = name + _program.WORDS
-        if not _users(name, steps):
+        if not _folding.users_of(name, steps):
             producer.stream = False
             readers[0]["inputs"][0] = name
 
@@ -304,7 +198,7 @@ def _keep_bits(steps: list[dict], layers: dict[str, Any]) -> None:
 def _start_with(kind: str, args: dict, steps: list[dict]) -> None:
     """A function in front of everything that reads the input, but for 8-bit layers: they take any dtype and layout."""
     name = free_name(kind, steps)
-    readers = [step for step in _users(_program.INPUT, steps) if step["kind"] not in _program.INT8]
+    readers = [step for step in _folding.users_of(_program.INPUT, steps) if step["kind"] not in _program.INT8]
     if not readers:
         return
     for step in readers:

@@ -1,7 +1,8 @@
 """Consecutive layers of a packed network in one call. Not an op to call by hand: `bnn.PackedModel` does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,9 @@ from torch.nn import functional as F
 
 from bnn.ops._library import check, define, library
 
-KINDS = ("binary_conv2d", "int8_conv2d", "int8_linear", "avg_pool2d", "output")
+KINDS = ("binary_conv2d", "int8_conv2d", "int8_linear", "gated_add", "avg_pool2d", "pixel_mean", "relu", "sigmoid",
+         "prelu", "blend", "cat", "output")  # fmt: skip
+_INPUTS = {"gated_add": 3, "blend": 2, "cat": 2}  # others have one, and perhaps a residual
 Ints = list[int] | tuple[int, ...]
 DTYPES = (None, torch.float32, torch.bfloat16, torch.float16)
 
@@ -20,15 +23,19 @@ class Step:
 
     kind: int  # index into KINDS
     x: int = 0  # place of the input
-    residual: int = -1  # place, -1 for none
+    residual: int = -1  # place, -1 for none; of blend and cat: the second input
+    gate: int = -1
     output: int = 0  # place of the stream, or of the words where there is no stream; words beside it are behind it
     x_ends: int = 0  # whether nobody reads x again
     residual_ends: int = 0
-    constant: int = 0  # index of the first constant: prepared[, shift], or panels, scale, bias[, next_shift]
+    gate_ends: int = 0
+    constant: int = 0  # of the first: prepared[, shift]; panels, scale, bias[, next_shift]; scale, bias[, next_shift];
+    # prelu's slopes [C]; blend's share [1, C, 1, 1]
     dtype: int = 0  # index into DTYPES, of the stream
     words: int = 0  # whether words are asked for
     shift: int = 0  # whether a float input has a shift
     mean: int = 0  # whether a linear layer takes the mean over pixels
+    multiply: int = 0  # of gated_add
     kernel_size: Ints = (1, 1)
     stride: Ints = (1, 1)
     padding: Ints = (0, 0)
@@ -74,37 +81,67 @@ def _reference(inputs: list[Tensor], constants: list[Tensor], code: Tensor) -> l
     places = len(inputs) + 2 * len(code)
     outputs = []
     for step in map(_decode, code.tolist()):
-        for place in (step.x, step.residual)[: 1 + (step.residual >= 0)]:
-            check(place in values, op, "code", "of steps that read what earlier ones made", f"place {place}")
-        x, residual = values[step.x], values.get(step.residual)
         check(0 <= step.kind < len(KINDS), op, "code", f"of kinds 0 to {len(KINDS) - 1}", step.kind)
+        for i, place in enumerate((step.x, step.residual, step.gate)):
+            there = place in values or (place < 0 and i >= _INPUTS.get(KINDS[step.kind], 1))
+            check(there, op, "code", "of steps that read what earlier ones made", f"place {place}")
+        x, residual = values[step.x], values.get(step.residual)
         check(0 <= step.dtype < len(DTYPES), op, "code", f"of dtypes 0 to {len(DTYPES) - 1}", step.dtype)
         kind = KINDS[step.kind]
         if kind == "output":
             outputs.append(x)
             made = []
-        elif kind == "avg_pool2d":
-            ceil_mode, include_pad, _ = map(bool, step.pool)
-            made = [F.avg_pool2d(x, step.kernel_size, step.stride, step.padding, ceil_mode, include_pad)]
         else:
-            needed = step.constant + (1 + step.shift if kind == "binary_conv2d" else 3 + step.words)
-            there = 0 <= step.constant and needed <= len(constants)
-            check(there, op, "constants", f"more than {needed - 1}", len(constants))
-            stream, words = _layer(kind, step, x, residual, constants[step.constant :])
-            made = [t for t, asked in ((stream, step.dtype), (words, step.words)) if asked]
+            there = 0 <= step.constant <= len(constants) - _constant_count(kind, step)
+            check(there, op, "constants", f"{_constant_count(kind, step)} from {step.constant} on", len(constants))
+            own = constants[step.constant :]
+            if kind in _FUNCTIONS:
+                made = [_FUNCTIONS[kind](step, x, residual, own)]
+            else:
+                stream, words = _layer(kind, step, x, residual, values.get(step.gate), own)
+                made = [t for t, asked in ((stream, step.dtype), (words, step.words)) if asked]
         for place, t in enumerate(made, step.output):
             check(0 <= place < places, op, "code", f"of places 0 to {places - 1}", place)
             values[place] = t
-        if step.x_ends:
-            del values[step.x]
-        if step.residual_ends:
-            values.pop(step.residual, None)
+        for place, ends in ((step.x, step.x_ends), (step.residual, step.residual_ends), (step.gate, step.gate_ends)):
+            if ends:
+                values.pop(place, None)
     return outputs
 
 
-def _layer(kind: str, step: Step, x: Tensor, residual: Tensor | None,
+def _constant_count(kind: str, step: Step) -> int:
+    if kind == "binary_conv2d":
+        return 1 + step.shift
+    return {"int8_conv2d": 3, "int8_linear": 3, "gated_add": 2, "prelu": 1, "blend": 1}.get(kind, 0) + step.words
+
+
+def _avg_pool2d(step: Step, x: Tensor, *_: Any) -> Tensor:
+    flags = map(bool, step.pool[:2])
+    return F.avg_pool2d(x, step.kernel_size, step.stride, step.padding, *flags)
+
+
+def _blend(step: Step, a: Tensor, b: Tensor, constants: list[Tensor]) -> Tensor:
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return torch.lerp(b.to(dtype), a.to(dtype), constants[0].to(dtype))
+
+
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "avg_pool2d": _avg_pool2d,
+    "pixel_mean": lambda step, x, *_: torch.ops.bnn.multires_pool2d(x, [1, 1])[0],
+    "relu": lambda step, x, *_: F.relu(x),
+    "sigmoid": lambda step, x, *_: torch.sigmoid(x),
+    "prelu": lambda step, x, _, constants: F.prelu(x, constants[0]),
+    "blend": _blend,
+    "cat": lambda step, x, other, _: torch.cat([x, other], 1),
+}
+
+
+def _layer(kind: str, step: Step, x: Tensor, residual: Tensor | None, gate: Tensor | None,
            constants: list[Tensor]) -> tuple[Tensor, Tensor]:  # fmt: skip
     ops, dtype = torch.ops.bnn, DTYPES[step.dtype]
+    if kind == "gated_add":
+        next_shift = constants[2] if step.words else None
+        return ops.gated_add(x, residual, gate, *constants[:2], bool(step.multiply), next_shift, dtype)
     if kind == "binary_conv2d":
         words = x if x.dtype == torch.int64 else ops.bitpack(x, constants[1] if step.shift else None)
         return ops.binary_conv2d_prepared(words, constants[0], [], residual, dtype, bool(step.words))

@@ -33,7 +33,16 @@ class Unit {
         line_(scratch),
         rows_(scratch + p.W * p.block) {}
 
+  // One bin of all pixels, whose sums need no row buffers
+  void mean() {
+    std::fill_n(line_, width_, 0.0f);
+    for (int64_t h = 0; h < p_.H; ++h) k_.accumulate(p_.x.at(at(p_.H, p_.W, h, 0)), p_.W, p_.E, width_, line_);
+    const int32_t start = 0, end = 1;
+    k_.average_bins({&start, &end, 1, p_.H * p_.W}, line_, width_, p_.levels[0].data.at(at(1, 1, 0, 0)), p_.E);
+  }
+
   void forward() {
+    if (p_.levels.size() == 1 && p_.levels[0].h * p_.levels[0].w == 1 && p_.E > 1) return mean();
     for (int64_t h = 0; h < p_.H; ++h) {
       for (size_t l = 0; l < p_.levels.size(); ++l) {
         const MultiresPool2d::Level& level = p_.levels[l];
@@ -62,7 +71,7 @@ class Unit {
             const ConstSpan grad{level.data.data, level.data.dtype};
             k_.spread_bins(columns(level, bins, i), grad.at(at(level.h, level.w, i, 0)), p_.E, width_, spread);
           }
-          k_.accumulate({spread, DType::f32}, p_.W * width_, line_);
+          add({spread, DType::f32}, p_.W * width_, line_);
         }
       }
       write_line(h);
@@ -83,9 +92,11 @@ class Unit {
     return ((plane_ * lines + line) * positions + position) * p_.E + first_;
   }
 
+  void add(ConstSpan x, int64_t n, float* to) const { k_.accumulate(x, 1, 0, n, to); }
+
   void add_line(int64_t h, float* to) const {
-    if (width_ == p_.E) return k_.accumulate(p_.x.at(at(p_.H, p_.W, h, 0)), p_.W * p_.E, to);
-    for (int64_t w = 0; w < p_.W; ++w) k_.accumulate(p_.x.at(at(p_.H, p_.W, h, w)), width_, to + w * width_);
+    if (width_ == p_.E) return add(p_.x.at(at(p_.H, p_.W, h, 0)), p_.W * p_.E, to);
+    for (int64_t w = 0; w < p_.W; ++w) add(p_.x.at(at(p_.H, p_.W, h, w)), width_, to + w * width_);
   }
 
   void write_line(int64_t h) const {
@@ -147,7 +158,7 @@ class PlanesTogether {
     if (count < kLanes) std::fill_n(to, size * kLanes, 0.0f);
     for (int64_t lane = 0; lane < count; ++lane) {
       std::fill_n(line_, size, 0.0f);
-      ukernels().accumulate(planes.at((first + lane) * size), size, line_);
+      ukernels().accumulate(planes.at((first + lane) * size), 1, 0, size, line_);
       for (int64_t i = 0; i < size; ++i) to[i * kLanes + lane] = line_[i];
     }
   }

@@ -5,6 +5,7 @@
 
 #include "bnn/bits.h"
 #include "bnn/epilogue.h"
+#include "bnn/gated_add.h"
 #include "bnn/multires_pool2d.h"
 #include "bnn/sign_ste.h"
 #include "bnn/span.h"
@@ -208,8 +209,11 @@ using epilogue_fused = void(const Epilogue& e, const Dots& dots, const OutputPar
 // anything with a falling of 0 past the last one. False if there are none.
 using sign_limits = bool(const Epilogue& e, int64_t c, int32_t* limits, uint64_t* falling);
 
-// sum[i] += x[i]
-using accumulate = void(ConstSpan x, int64_t n, float* sum);
+// Rows [row, row + rows), which are an image's; factors: scratch [channels]
+using gated_rows = void(const GatedAdd& p, int64_t image, int64_t row, int64_t rows, float* factors);
+
+// sum[i] += x[i] + x[step + i] + ... + x[(count - 1) step + i]
+using accumulate = void(ConstSpan x, int64_t count, int64_t step, int64_t n, float* sum);
 
 // y[i] = x[i] in the dtype of y
 using round_store = void(const float* x, int64_t n, Span y);
@@ -270,6 +274,7 @@ struct Ukernels {
   ukernel::epilogue_scaled* epilogue_scaled;
   ukernel::epilogue_fused* epilogue_fused;
   ukernel::sign_limits* sign_limits;
+  ukernel::gated_rows* gated_rows;
   ukernel::accumulate* accumulate;
   ukernel::round_store* round_store;
   ukernel::average_bins* average_bins;

@@ -23,6 +23,10 @@ std::tuple<Tensor, Tensor> int8_conv2d(const Tensor& x, const Tensor& panels, st
                                        std::vector<int64_t> pool, const Tensor& scale, const Tensor& bias,
                                        const std::optional<Tensor>& next_shift, std::optional<ScalarType> stream_dtype);
 
+std::tuple<Tensor, Tensor> gated_add(const Tensor& x, const Tensor& residual, const Tensor& gate,
+                                     const Factors& factors, bool multiply, std::optional<ScalarType> stream_dtype,
+                                     Residual after);
+
 std::vector<Tensor> multires_pool2d(const Tensor& x, std::vector<int64_t> sizes);
 
 }  // namespace bnn::ops

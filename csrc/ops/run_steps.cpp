@@ -19,21 +19,44 @@ constexpr const char* kOp = "run_steps";
 
 // A row of `code`, as bnn/ops/run_steps.py writes it
 struct Step {
-  int64_t kind, x, residual, output;  // residual: -1 for none
-  int64_t x_ends, residual_ends;      // nobody reads them again
-  int64_t constant;                   // the first one of this step
-  int64_t dtype;                      // of the stream
-  int64_t words, shift, mean;
+  int64_t kind, x, residual, gate, output;   // residual, gate: -1 for none
+  int64_t x_ends, residual_ends, gate_ends;  // nobody reads them again
+  int64_t constant;                          // the first one of this step
+  int64_t dtype;                             // of the stream
+  int64_t words, shift, mean, multiply;
   int64_t kernel_size[2], stride[2], padding[2], pool[3];
 };
 constexpr int64_t kColumns = sizeof(Step) / sizeof(int64_t);
 
-enum Kind : int64_t { kBinaryConv2d, kInt8Conv2d, kInt8Linear, kAvgPool2d, kOutput };
+enum Kind : int64_t {
+  kBinaryConv2d,
+  kInt8Conv2d,
+  kInt8Linear,
+  kGatedAdd,
+  kAvgPool2d,
+  kPixelMean,
+  kRelu,
+  kSigmoid,
+  kPrelu,
+  kBlend,
+  kCat,
+  kOutput
+};
 
 using Values = std::vector<std::optional<Tensor>>;
 using Outputs = std::tuple<Tensor, Tensor>;
 
 std::vector<int64_t> pair(const int64_t (&values)[2]) { return {values[0], values[1]}; }
+
+// torch's function of that name; it looks the name up, which costs microseconds
+template <class... Arguments>
+Tensor call_torch(const char* name, const char* overload, const Arguments&... arguments) {
+  std::array<StableIValue, sizeof...(arguments)> stack{torch::stable::detail::from(arguments)...};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+Tensor as_type(const Tensor& t, ScalarType dtype) { return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype); }
 
 std::optional<ScalarType> stream_dtype(const Step& s) {
   constexpr ScalarType kTypes[] = {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half};
@@ -66,8 +89,32 @@ class Interpreter {
       case kInt8Linear:
         put(s, linear_in_8_bits(s, x));
         break;
+      case kGatedAdd: {
+        const Factors factors{constant(s, 0), constant(s, 1), std::nullopt, next_shift(s, 2)};
+        put(s,
+            ops::gated_add(x, value(s.residual), value(s.gate), factors, s.multiply != 0, stream_dtype(s), after(s)));
+        break;
+      }
       case kAvgPool2d:
         set(s.output, avg_pool2d(s, x));
+        break;
+      case kPixelMean:
+        set(s.output, multires_pool2d(x, {1, 1})[0]);
+        break;
+      case kRelu:
+        set(s.output, call_torch("aten::relu", "", x));
+        break;
+      case kSigmoid:
+        set(s.output, call_torch("aten::sigmoid", "", x));
+        break;
+      case kPrelu:
+        set(s.output, call_torch("aten::prelu", "", x, constant(s, 0)));
+        break;
+      case kBlend:
+        set(s.output, blend(x, value(s.residual), constant(s, 0)));
+        break;
+      case kCat:
+        set(s.output, call_torch("aten::cat", "", std::vector{x, value(s.residual)}, int64_t{1}));
         break;
       case kOutput:
         outputs_.push_back(x);
@@ -75,8 +122,9 @@ class Interpreter {
       default:
         fail(kOp, "code", text("of kinds 0 to ", static_cast<int64_t>(kOutput)), text(s.kind));
     }
-    if (s.x_ends != 0) values_[static_cast<size_t>(s.x)].reset();
-    if (s.residual >= 0 && s.residual_ends != 0) values_[static_cast<size_t>(s.residual)].reset();
+    end(s.x, s.x_ends);
+    end(s.residual, s.residual_ends);
+    end(s.gate, s.gate_ends);
   }
 
   std::vector<Tensor> outputs() { return std::move(outputs_); }
@@ -87,6 +135,10 @@ class Interpreter {
         place >= 0 && place < static_cast<int64_t>(values_.size()) && values_[static_cast<size_t>(place)];
     BNN_CHECK(there, kOp, "code", "of steps that read what earlier ones made", text("place ", place));
     return *values_[static_cast<size_t>(place)];
+  }
+
+  void end(int64_t place, int64_t ends) {
+    if (place >= 0 && ends != 0) values_[static_cast<size_t>(place)].reset();
   }
 
   void set(int64_t place, const Tensor& t) {
@@ -113,10 +165,19 @@ class Interpreter {
     if (s.words != 0) set(s.output + (s.dtype != 0 ? 1 : 0), std::get<1>(outputs));
   }
 
+  std::optional<Tensor> next_shift(const Step& s, int64_t i) const {
+    return s.words != 0 ? std::optional(constant(s, i)) : std::nullopt;
+  }
+
+  // share [1, C, 1, 1]: share a + (1 - share) b
+  static Tensor blend(const Tensor& a, const Tensor& b, const Tensor& share) {
+    const ScalarType dtype = a.scalar_type() == b.scalar_type() ? a.scalar_type() : ScalarType::Float;
+    return call_torch("aten::lerp", "Tensor", as_type(b, dtype), as_type(a, dtype), as_type(share, dtype));
+  }
+
   Outputs in_8_bits(const Step& s, const Tensor& x, const std::vector<int64_t>& pool) const {
-    const std::optional<Tensor> next_shift = s.words != 0 ? std::optional(constant(s, 3)) : std::nullopt;
     return ops::int8_conv2d(x, constant(s, 0), pair(s.kernel_size), pair(s.stride), pair(s.padding), pool,
-                            constant(s, 1), constant(s, 2), next_shift, stream_dtype(s));
+                            constant(s, 1), constant(s, 2), next_shift(s, 3), stream_dtype(s));
   }
 
   // x [..., C], or images [M, C, H, W] with `mean`
@@ -134,7 +195,6 @@ class Interpreter {
   }
 
   static Tensor avg_pool2d(const Step& s, const Tensor& x) {
-    using torch::stable::detail::from;
     BNN_CHECK(x.dim() >= 3, kOp, "x", "[C, H, W] or [N, C, H, W]", shape_text(x));
     for (const int i : {0, 1}) {
       BNN_CHECK(s.kernel_size[i] >= 1 && s.stride[i] >= 1 && s.padding[i] >= 0 && s.padding[i] <= s.kernel_size[i] / 2,
@@ -144,17 +204,9 @@ class Interpreter {
       BNN_CHECK(x.size(x.dim() - 2 + i) >= least, kOp, "x", text("of at least ", least, " rows or columns to pool"),
                 shape_text(x));
     }
-    std::array<StableIValue, 7> stack{
-        from(x),
-        from(pair(s.kernel_size)),
-        from(pair(s.stride)),
-        from(pair(s.padding)),
-        from(s.pool[0] != 0),  // ceil_mode
-        from(s.pool[1] != 0),  // count_include_pad
-        from(std::nullopt),
-    };
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::avg_pool2d", "", stack.data(), TORCH_ABI_VERSION));
-    return torch::stable::detail::to<Tensor>(stack[0]);
+    const bool ceil_mode = s.pool[0] != 0, count_include_pad = s.pool[1] != 0;
+    return call_torch("aten::avg_pool2d", "", x, pair(s.kernel_size), pair(s.stride), pair(s.padding), ceil_mode,
+                      count_include_pad, std::nullopt);
   }
 
   int64_t inputs_;

@@ -260,12 +260,39 @@ bool check(ukernel::sign_limits* f, ukernel::sign_limits* truth) {
   return true;
 }
 
+bool check(ukernel::gated_rows* f, ukernel::gated_rows* truth) {
+  const int64_t C = some_channels(), N = 1 + up_to(2), pixels = 1 + up_to(20), image = up_to(N - 1);
+  const int64_t first = up_to(pixels - 1), rows = up_to(pixels - first), row = image * pixels + first;
+  const DType one = some_float_type();
+  const auto type = [&] { return up_to(3) == 0 ? some_float_type() : one; };
+  const Elements branch(type(), N * pixels * C), residual(type(), N * pixels * C), gate(some_float_type(), N * C);
+  const auto scale = floats(C), bias = floats(C), shift = floats(C);
+  GatedAdd p{branch.view(), gate.view(), pixels, up_to(1) == 0, {}};
+  Epilogue& e = p.epilogue;
+  e.channels = C, e.scale = scale.data(), e.bias = bias.data(), e.residual = residual.view();
+  if (up_to(1) == 0) e.next_shift = shift.data();
+  const bool stream = up_to(2) != 0, packed = !stream || up_to(1) == 0, in_place = up_to(2) == 0;
+  const Elements empty(type(), N * pixels * C, false);
+  Elements x = in_place ? residual : empty, y = x;
+  std::vector<uint64_t> u(static_cast<size_t>(N * pixels * words_for(C))), v = u;
+  std::vector<float> factors(static_cast<size_t>(C));
+  const auto run = [&](ukernel::gated_rows* g, Elements& to, std::vector<uint64_t>& words) {
+    if (in_place) e.residual = to.view();
+    if (stream) e.stream = to.span();
+    if (packed) e.words = words.data();
+    g(p, image, row, rows, factors.data());
+  };
+  run(f, x, u);
+  run(truth, y, v);
+  return same(x, y) && u == v;
+}
+
 bool check(ukernel::accumulate* f, ukernel::accumulate* truth) {
-  const int64_t n = up_to(70);
-  const Elements v(some_float_type(), n);
+  const int64_t n = up_to(150), count = 1 + up_to(9), step = n + up_to(9);
+  const Elements v(some_float_type(), (count - 1) * step + n);
   Elements x(DType::f32, n), y = x;
-  f(v.view(), n, reinterpret_cast<float*>(x.bytes.data()));
-  truth(v.view(), n, reinterpret_cast<float*>(y.bytes.data()));
+  f(v.view(), count, step, n, reinterpret_cast<float*>(x.bytes.data()));
+  truth(v.view(), count, step, n, reinterpret_cast<float*>(y.bytes.data()));
   return same(x, y);
 }
 

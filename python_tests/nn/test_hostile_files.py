@@ -197,6 +197,10 @@ def _step(kind: str, /, **entries) -> Callable[[dict, dict], None]:
     return lambda m, t: step(m, kind).update(entries)
 
 
+def _last_conv(metadata: dict) -> dict:
+    return [s for s in metadata["bnn.graph"]["steps"] if s["kind"] == "PackedBinaryConv2d"][-1]
+
+
 GRAPHS = {
     "unknown kind": (_step("MaxPool2d", kind="Softmax"), "Softmax"),
     "kind of python": (_step("MaxPool2d", kind="os.system"), "os.system"),
@@ -239,7 +243,8 @@ GRAPHS = {
     "conv without groups": (_set("Conv2d", groups=0), "network"),
     "other channels": (_set("PackedBinaryConv2d", out_channels=33), "tensor"),
     "other width": (_set("Linear", in_features=71), "tensor"),
-    "flag without its tensor": (_set("PackedBinaryConv2d", has_rprelu=True), "rprelu"),
+    "tensor without its flag": (_set("PackedBinaryConv2d", has_rprelu=False), "rprelu"),
+    "flag without its tensor": (lambda m, t: _last_conv(m)["args"].update(has_rprelu=True), "rprelu"),
 }
 
 
@@ -267,7 +272,7 @@ HUGE = {
     "conv": _set("PackedBinaryConv2d", in_channels=2**30, out_channels=2**30),
     "filter": _set("PackedBinaryConv2d", kernel_size=[2**20, 2**20]),
     "linear": _set("Linear", in_features=2**31 - 1, out_features=2**31 - 1),
-    "norm": _set("PReLU", num_parameters=2**31 - 1),
+    "shifts": _set("RSign", channels=2**31 - 1),
     "real conv": _set("Conv2d", in_channels=2**30, out_channels=2**30),
     "beyond 64 bits": _set("Linear", in_features=2**70),
     "many steps": lambda m, t: m["bnn.graph"]["steps"].extend(_layers(m, 10_001)),

@@ -47,13 +47,18 @@ def test_every_isa_gives_the_same_logits(name):
     packed, x = bnn.pack(make(name)), images(name, 3, seed=3)
     before = bnn.isa.current()
     try:
-        results = []
+        results = {}
         for isa in bnn.isa.available():
             bnn.isa.use(isa)
-            results.append(packed(x))
+            results[isa] = packed(x)
     finally:
         bnn.isa.use(before)
-    assert all(torch.equal(r, results[0]) for r in results)
+    reference = results.pop("reference")
+    one = results["scalar"]
+    assert all(torch.equal(r, one) for r in results.values())
+    # torch sums a map in another order: the mean of its 99 to 396 pixels, and so a gate, differs in its last digit
+    tolerance = 1e-5 * float(one.abs().max()) if name == "Gated" else 0.0
+    torch.testing.assert_close(reference, one, rtol=0, atol=tolerance)
 
 
 def _train(model: nn.Module, steps: int = 40) -> nn.Module:

@@ -12,7 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import bnn
-from bnn.nn import BinaryConv2d, Int8Linear, PackedBinaryConv2d, _program
+from bnn.nn import BinaryConv2d, Blend, GatedAdd, Int8Linear, PackedBinaryConv2d, _program
+from bnn.nn._packed import PackedEpilogue
 from bnn.nn._segments import Segment
 
 FORMS = {"float32": {}, "bfloat16": {"dtype": torch.bfloat16}, "int8": {"dtype": torch.int8}, "exact": {"exact": True}}
@@ -55,6 +56,41 @@ def test_what_runs_together():
         model = packed(form=form)
         model(image())
         assert len(segments(model)) == count
+
+
+def test_gated_networks_run_together():
+    """But for torch's functions that nothing replaces: a mean of another kind, a product, a batch norm."""
+    model = packed("Gated")
+    model(image("Gated"))
+    kinds = [type(part) is Segment or part.step["kind"] for part in model._segments._parts]
+    assert kinds == [True, "mean", True, "mul", "BatchNorm2d", True]
+    whole = bnn.pack(bnn.models.build("bnext_t", 10, 3, 32), dtype=torch.int8)
+    whole(torch.randn(1, 3, 32, 32))
+    assert len(segments(whole)) == len(whole._segments._parts) == 1
+    *inner, _ = [layer.stream_dtype for layer in whole.layers.values() if isinstance(layer, PackedEpilogue)]
+    assert set(inner) == {torch.float16}
+
+
+GATED_CHANGES = (
+    (nn.PReLU, lambda layer: layer.weight.mul_(3)),
+    (Blend, lambda layer: layer.share.sub_(2)),
+    (Blend, lambda layer: layer._apply(torch.neg)),  # as conversions do: through `.data`
+    (Blend, lambda layer: layer.train()),
+    (GatedAdd, lambda layer: layer.scale.neg_()),
+    (GatedAdd, lambda layer: setattr(layer, "multiply", not layer.multiply)),
+    (nn.ReLU, lambda layer: setattr(layer, "__class__", nn.Sigmoid)),
+    (nn.Sigmoid, lambda layer: setattr(layer, "forward", torch.zeros_like)),
+)
+
+
+def test_changes_of_gated_networks_are_seen():
+    model, x = packed("Gated"), image("Gated")
+    for kind, change in GATED_CHANGES:
+        before = model(x)
+        with torch.no_grad():
+            change(next(layer for layer in model.layers.values() if type(layer) is kind))
+        assert torch.equal(model(x), one_by_one(model, x)), kind
+        assert not torch.equal(model(x), before), kind
 
 
 def test_other_inputs_go_layer_by_layer():
@@ -270,7 +306,7 @@ def test_a_layer_of_ones_own():
     assert torch.equal(model(x), before)
 
 
-@pytest.mark.parametrize("name, form", [("reactnet_tiny", "int8"), ("Branches", "exact")])
+@pytest.mark.parametrize("name, form", [("reactnet_tiny", "int8"), ("Branches", "exact"), ("Gated", "float32")])
 def test_under_vmap(name, form):
     model, x = packed(name, form), image(name, 6)
     expected = model(x)

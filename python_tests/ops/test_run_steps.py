@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from bnn import ops
 from bnn.ops.run_steps import DTYPES, KINDS, Step, encode, run_steps
 
-BINARY, INT8, LINEAR, POOL, OUTPUT = range(len(KINDS))
+BINARY, INT8, LINEAR, GATED, POOL, MEAN, RELU, SIGMOID, PRELU, BLEND, CAT, OUTPUT = range(len(KINDS))
 BFLOAT16 = DTYPES.index(torch.bfloat16)
 
 
@@ -48,6 +48,53 @@ def test_equals_the_ops_one_by_one(cpu_isa):
     flat = ops.int8_conv2d(mean, panels, (1, 1), (1, 1), (0, 0), (), *factors[:2], None, torch.float32)[0].flatten(1)
     got = run_steps([x, residual], constants(), encode(STEPS))
     assert all(torch.equal(a, b) for a, b in zip(got, [packed, *last, flat], strict=True))
+
+
+def gated_steps() -> list[Step]:
+    """Of x, residual, gate: a blend's means make the gate of a branch, and what comes out is put beside x."""
+    return [
+        Step(PRELU, x=0, output=3, constant=0),
+        Step(MEAN, x=3, output=5),
+        Step(MEAN, x=1, output=7),
+        Step(BLEND, x=5, residual=7, output=9, x_ends=1, residual_ends=1, constant=1),
+        Step(RELU, x=9, output=11, x_ends=1),
+        Step(SIGMOID, x=11, output=13, x_ends=1),
+        Step(GATED, x=3, residual=1, gate=13, output=15, x_ends=1, residual_ends=1, gate_ends=1, constant=2, dtype=1,
+             words=1, multiply=1),
+        Step(GATED, x=0, residual=15, gate=2, output=17, residual_ends=1, constant=2, dtype=1),
+        Step(CAT, x=17, residual=0, output=19, x_ends=1),
+        *(Step(OUTPUT, x=place) for place in (16, 19)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("second", [torch.float32, torch.float16])
+def test_gates_equal_the_functions_one_by_one(cpu_isa, second):
+    x, residual, gate = torch.randn(2, 70, 5, 6), torch.randn(2, 70, 5, 6).to(second), torch.rand(2, 70, 1, 1)
+    slope, share, scale, bias, shift = torch.randn(5, 70)
+    y = F.prelu(x, slope)
+    means = [ops.multires_pool2d(t, [(1, 1)])[0].float() for t in (residual, y)]
+    own = torch.lerp(*means, share.view(1, -1, 1, 1)).relu().sigmoid()
+    stream, packed = ops.gated_add(y, residual, own, scale, bias, True, shift, torch.float32)
+    last, _ = ops.gated_add(x, stream, gate, scale, bias, False, None, torch.float32)
+    inputs, before = [x, residual, gate], [t.clone() for t in (x, residual, gate)]
+    got = run_steps(inputs, [slope, share.view(1, -1, 1, 1), scale, bias, shift], encode(gated_steps()))
+    assert torch.equal(got[0], packed) and torch.equal(got[1], torch.cat([last, x], 1))
+    assert all(map(torch.equal, inputs, before))
+
+
+def test_gates_that_are_not_there_are_refused(cpu_isa):
+    inputs = [torch.ones(1, 3, 2, 2), torch.ones(1, 3, 2, 2), torch.ones(1, 3, 1, 1)]
+    step = Step(GATED, x=0, residual=1, gate=2, output=3, dtype=1)
+    ones = [torch.ones(3)] * 2
+    for change in ({"gate": 5}, {"gate": -1}, {"residual": -1}):
+        with pytest.raises(RuntimeError):
+            run_steps(inputs, ones, encode([replace(step, **change)]))
+    refused("run_steps", "constants", lambda: run_steps(inputs, ones[:1], encode([step])))
+    refused("run_steps", "constants", lambda: run_steps(inputs, [], encode([Step(PRELU, x=0, output=3)])))
+    refused("gated_add", "gate", lambda: run_steps([*inputs[:2], inputs[0]], ones, encode([step])))
+    for kind in (BLEND, CAT):
+        with pytest.raises(RuntimeError):
+            run_steps(inputs, ones, encode([Step(kind, x=0, residual=-1, output=3)]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])

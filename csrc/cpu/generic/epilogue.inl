@@ -1,19 +1,5 @@
 #include "cpu/generic/rows.inl"
 
-template <class N>
-inline Vec::F load_any(ConstSpan s, int64_t i, N n) {
-  if (s.dtype == DType::f32) return Vec::load(static_cast<const float*>(s.data) + i, n);
-  if (s.dtype == DType::bf16) return Vec::load(static_cast<const Bf16*>(s.data) + i, n);
-  return Vec::load(static_cast<const Half*>(s.data) + i, n);
-}
-
-template <class N>
-inline void store_any(Span s, int64_t i, Vec::F v, N n) {
-  if (s.dtype == DType::f32) return Vec::store(static_cast<float*>(s.data) + i, v, n);
-  if (s.dtype == DType::bf16) return Vec::store(static_cast<Bf16*>(s.data) + i, v, n);
-  return Vec::store(static_cast<Half*>(s.data) + i, v, n);
-}
-
 void epilogue_scaled(const Epilogue& e, const Dots& dots, const OutputPart& part) {
   with_type(e.y.dtype, [&](auto tag) {
     using T = decltype(tag);

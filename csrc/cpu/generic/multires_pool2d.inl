@@ -1,10 +1,31 @@
 #include "cpu/generic/rows.inl"
 
-void accumulate(ConstSpan x, int64_t n, float* sum) {
+void accumulate(ConstSpan x, int64_t count, int64_t step, int64_t n, float* sum) {
+  constexpr int kSums = 4;
   with_type(x.dtype, [&](auto tag) {
     const auto* v = static_cast<const decltype(tag)*>(x.data);
-    for_lanes(n,
-              [&](int64_t i, auto m) { Vec::store(sum + i, Vec::add(Vec::load(sum + i, m), Vec::load(v + i, m)), m); });
+    int64_t i = 0;
+    for (; i + kSums * Vec::kLanes <= n; i += kSums * Vec::kLanes) {
+      Vec::F own[kSums];
+#pragma GCC unroll 4
+      for (Vec::F& s : own) s = Vec::all(0.0f);
+      for (int64_t j = 0; j < count; ++j) {
+#pragma GCC unroll 4
+        for (int k = 0; k < kSums; ++k) {
+          own[k] = Vec::add(own[k], Vec::load(v + j * step + i + k * Vec::kLanes, Full{}));
+        }
+      }
+#pragma GCC unroll 4
+      for (int k = 0; k < kSums; ++k) {
+        float* to = sum + i + k * Vec::kLanes;
+        Vec::store(to, Vec::add(Vec::load(to, Full{}), own[k]), Full{});
+      }
+    }
+    for_lanes(n - i, [&](int64_t k, auto m) {
+      Vec::F own = Vec::all(0.0f);
+      for (int64_t j = 0; j < count; ++j) own = Vec::add(own, Vec::load(v + j * step + i + k, m));
+      Vec::store(sum + i + k, Vec::add(Vec::load(sum + i + k, m), own), m);
+    });
   });
 }
 

@@ -1,20 +1,7 @@
-#include "bnn/with_type.h"
+#include "cpu/scalar/elements.h"
 #include "cpu/ukernels.h"
 
 namespace bnn::cpu::scalar {
-namespace {
-
-float load(ConstSpan s, int64_t i) {
-  float v = 0.0f;
-  with_type(s.dtype, [&](auto tag) { v = to_float(static_cast<const decltype(tag)*>(s.data)[i]); });
-  return v;
-}
-
-void store(Span s, int64_t i, float v) {
-  with_type(s.dtype, [&](auto tag) { from_float(v, static_cast<decltype(tag)*>(s.data)[i]); });
-}
-
-}  // namespace
 
 void epilogue_scaled(const Epilogue& e, const Dots& dots, const OutputPart& part) {
   dots.visit([&](const auto* dot) {

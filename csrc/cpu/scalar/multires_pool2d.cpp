@@ -3,10 +3,14 @@
 
 namespace bnn::cpu::scalar {
 
-void accumulate(ConstSpan x, int64_t n, float* sum) {
+void accumulate(ConstSpan x, int64_t count, int64_t step, int64_t n, float* sum) {
   with_type(x.dtype, [&](auto tag) {
     const auto* v = static_cast<const decltype(tag)*>(x.data);
-    for (int64_t i = 0; i < n; ++i) sum[i] += to_float(v[i]);
+    for (int64_t i = 0; i < n; ++i) {
+      float own = 0.0f;
+      for (int64_t j = 0; j < count; ++j) own += to_float(v[j * step + i]);
+      sum[i] += own;
+    }
   });
 }
 
