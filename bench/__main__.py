@@ -8,7 +8,8 @@ import torch
 from bench._cuda import Cuda
 from bench._harness import Cpu, Device, show
 
-CONCEPTS = ("bitpack", "sign_ste", "binary_conv2d", "binary_linear", "int8_conv2d", "multires_pool2d", "training")
+CONCEPTS = ("bitpack", "sign_ste", "binary_conv2d", "binary_linear", "gated_add", "int8_conv2d",
+            "multires_pool2d", "training")  # fmt: skip
 
 
 def main() -> None:

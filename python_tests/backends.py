@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EMULATED = ("emulated-80-forward", "emulated-75-reverse", "emulated-100-random1", "emulated-90-random2",
             "emulated-120-random3")  # fmt: skip
 # Their references need no kernel of their own on other backends.
-CPU_ALONE = ("binary_conv2d_prepare", "binary_conv2d_prepared", "gated_add", "int8_conv2d", "run_steps")
+CPU_ALONE = ("binary_conv2d_prepare", "binary_conv2d_prepared", "int8_conv2d", "run_steps")
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 
 

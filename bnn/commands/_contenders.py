@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import bnn
+from bnn.nn._folding import fold_norms
+from bnn.nn._trace import trace
 
 Shape = tuple[int, int, int, int]
 CALIBRATION_BATCHES = 8  # of noise: int8 here has the speed of int8, its accuracy means nothing
@@ -82,7 +84,9 @@ def write_packed(packed: dict[str, bnn.PackedModel], folder: Path) -> list[Conte
 def write_torch(twin: nn.Module, folder: Path) -> list[Contender]:
     """The twin in torch at its best without a compiler: norms folded, weights channels-last, all in bfloat16 or not."""
     rows = []
-    folded = bnn.pack(twin).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    steps, layers = trace(twin.eval())
+    fold_norms(steps, layers)
+    folded: Any = bnn.PackedModel(steps, layers).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     for name, precision, dtype in (("fp32", "f32", torch.float32), ("bf16", "bf16", torch.bfloat16)):
         path = folder / f"torch-{name}.pt"
         torch.save(folded.to(dtype), path)

@@ -59,12 +59,12 @@ def averages(step: dict, layers: dict[str, Any], flat: bool) -> bool:
 
 def fold_real_layers(steps: list[dict], layers: dict[str, Any]) -> None:
     """Everything but what follows binary layers."""
-    _fold_norms(steps, layers)
+    fold_norms(steps, layers)
     _average_before_blends(steps, layers)
     _fold_gates(steps, layers)
 
 
-def _fold_norms(steps: list[dict], layers: dict[str, Any]) -> None:
+def fold_norms(steps: list[dict], layers: dict[str, Any]) -> None:
     """Conv2d followed by nothing but BatchNorm2d becomes one Conv2d."""
     for step in list(steps):
         user = only_user(step["name"], steps)

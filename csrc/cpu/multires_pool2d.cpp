@@ -1,6 +1,7 @@
 #include "bnn/multires_pool2d.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "cpu/parts.h"
 #include "cpu/ukernels.h"
@@ -18,9 +19,14 @@ struct Bins {
   int64_t last(int64_t position) const { return ceil_div((position + 1) * count, extent) - 1; }
 };
 
+constexpr int64_t kSums = 64;  // of a plane without channels
+
 int64_t unit_scratch(const MultiresPool2d& p) {
-  return p.W * p.block * (1 + 2 * static_cast<int64_t>(p.levels.size()));
+  return std::max(kSums, p.W * p.block * (1 + 2 * static_cast<int64_t>(p.levels.size())));
 }
+
+// One bin of all pixels: needs no row buffers
+bool is_mean(const MultiresPool2d& p) { return p.levels.size() == 1 && p.levels[0].h * p.levels[0].w == 1; }
 
 // One block of one plane. Row buffers are [W, width] float32, two per level because a row lies in at most two bins.
 class Unit {
@@ -33,16 +39,8 @@ class Unit {
         line_(scratch),
         rows_(scratch + p.W * p.block) {}
 
-  // One bin of all pixels, whose sums need no row buffers
-  void mean() {
-    std::fill_n(line_, width_, 0.0f);
-    for (int64_t h = 0; h < p_.H; ++h) k_.accumulate(p_.x.at(at(p_.H, p_.W, h, 0)), p_.W, p_.E, width_, line_);
-    const int32_t start = 0, end = 1;
-    k_.average_bins({&start, &end, 1, p_.H * p_.W}, line_, width_, p_.levels[0].data.at(at(1, 1, 0, 0)), p_.E);
-  }
-
   void forward() {
-    if (p_.levels.size() == 1 && p_.levels[0].h * p_.levels[0].w == 1 && p_.E > 1) return mean();
+    if (is_mean(p_)) return mean();
     for (int64_t h = 0; h < p_.H; ++h) {
       for (size_t l = 0; l < p_.levels.size(); ++l) {
         const MultiresPool2d::Level& level = p_.levels[l];
@@ -59,6 +57,7 @@ class Unit {
   }
 
   void backward() {
+    if (is_mean(p_)) return mean_backward();
     for (int64_t h = 0; h < p_.H; ++h) {
       std::fill_n(line_, p_.W * width_, 0.0f);
       for (size_t l = 0; l < p_.levels.size(); ++l) {
@@ -79,6 +78,33 @@ class Unit {
   }
 
  private:
+  void mean() {
+    if (p_.E > 1) {
+      std::fill_n(line_, width_, 0.0f);
+      for (int64_t h = 0; h < p_.H; ++h) k_.accumulate(p_.x.at(at(p_.H, p_.W, h, 0)), p_.W, p_.E, width_, line_);
+    } else {
+      const int64_t pixels = p_.H * p_.W, whole = pixels / kSums;
+      const ConstSpan plane = p_.x.at(plane_ * pixels);
+      std::fill_n(line_, kSums, 0.0f);
+      k_.accumulate(plane, whole, kSums, kSums, line_);
+      add(plane.at(whole * kSums), pixels - whole * kSums, line_);
+      line_[0] = std::accumulate(line_, line_ + kSums, 0.0f);
+    }
+    k_.average_bins(all_pixels(), line_, width_, p_.levels[0].data.at(at(1, 1, 0, 0)), p_.E);
+  }
+
+  void mean_backward() {
+    const Span data = p_.levels[0].data;
+    std::fill_n(line_, p_.W * width_, 0.0f);
+    k_.spread_bins(all_pixels(), ConstSpan{data.data, data.dtype}.at(at(1, 1, 0, 0)), p_.E, width_, line_);
+    for (int64_t w = 1; w < p_.W; ++w) std::copy_n(line_, width_, line_ + w * width_);
+    for (int64_t h = 0; h < p_.H; ++h) write_line(h);
+  }
+
+  PoolBins all_pixels() const { return {&kFirst, &kLast, 1, p_.H * p_.W}; }
+
+  static constexpr int32_t kFirst = 0, kLast = 1;
+
   float* row(size_t level, int64_t i) const {
     return rows_ + (2 * static_cast<int64_t>(level) + i % 2) * p_.W * p_.block;
   }
@@ -117,7 +143,9 @@ constexpr int64_t kSmallPlane = 1024;  // positions
 
 // Many small planes of one channel go side by side, as if they were channels innermost: a row alone is shorter than a
 // vector.
-bool side_by_side(const MultiresPool2d& p) { return p.E == 1 && p.planes >= kLanes && p.H * p.W <= kSmallPlane; }
+bool side_by_side(const MultiresPool2d& p) {
+  return p.E == 1 && p.planes >= kLanes && p.H * p.W <= kSmallPlane && !is_mean(p);
+}
 
 class PlanesTogether {
  public:

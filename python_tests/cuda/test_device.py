@@ -32,6 +32,7 @@ def calls() -> dict[str, tuple[Callable, tuple]]:
     fused = (scale, scale, residual, rprelu, scale, torch.float16)
     return {
         "bitpack": (internal.bitpack, (x, shift)),
+        "gated_add": (internal.gated_add, (residual, residual, residual[:, :, :1, :1], *fused[:2], True, *fused[4:])),
         "bitunpack": (internal.bitunpack, (bits, 128, torch.bfloat16)),
         "sign_ste": (internal.sign_ste, (x, shift, "clip")),
         "sign_ste_backward": (internal.sign_ste_backward, (grad, x, shift, "polynomial")),

@@ -3,7 +3,7 @@
 import numpy as np
 import oracles
 import pytest
-from ptx.params import BF16, F16, F32, Bitpack, Bitunpack, MeanAbs, PoolLevel, SignSte
+from ptx.params import BF16, F16, F32, Bitpack, Bitunpack, Epilogue, GatedAdd, MeanAbs, PoolLevel, SignSte
 from ptx_runner import Buffer, Memory
 
 pytestmark = pytest.mark.ci
@@ -68,6 +68,27 @@ def test_bitpack(device, chip, rows, channels, shifted):
         words = words_for(d.memory, rows, channels)
         d("bitpack", Bitpack(x=d.memory.put(x), shift=put(d.memory, shift), channels=channels, words=words), rows)
         assert np.array_equal(words.numpy(), oracles.bitpack(floats(x), shift))
+
+
+@cases
+def test_gated_add(device, chip, rows, channels, shifted):
+    """Three images; with element attention where there is a shift."""
+    for dtype in DTYPES:
+        d = device("gated_add.cu", chip)
+        x, residual = (rows_of(3 * rows, channels, dtype, seed) for seed in (0, 1))
+        gate, scale, bias = rows_of(3, channels, dtype, 2), *(floats(rows_of(2, channels, "f32", 3)))
+        shift = shift_of(channels, shifted)
+        stream, words = d.memory.empty(x.shape, x.dtype), words_for(d.memory, 3 * rows, channels)
+        vectors = {"scale": scale, "bias": bias, "residual": residual}
+        epilogue = Epilogue(kind=Epilogue.FUSED, channels=channels, stream=stream, words=words,
+                            next_shift=put(d.memory, shift), **{k: d.memory.put(v) for k, v in vectors.items()})  # fmt: skip
+        params = GatedAdd(x=d.memory.put(x), gate=d.memory.put(gate), pixels=rows, multiply=shifted, epilogue=epilogue)
+        d("gated_add", params, 3 * rows)
+        with np.errstate(invalid="ignore", over="ignore"):
+            t = np.repeat(floats(gate), rows, 0) * scale * floats(x)
+            t = (t * floats(residual) if shifted else t) + bias + floats(residual)
+        assert np.array_equal(floats(stream.numpy()), floats(stored(t, dtype)), equal_nan=True)
+        assert np.array_equal(words.numpy(), oracles.bitpack(t, shift))
 
 
 @chips

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ptx.entry_points import Device
 from ptx.memory import SECTOR
-from ptx.params import F32, Bitpack, PoolLevel, SignSte
+from ptx.params import F32, Bitpack, Epilogue, GatedAdd, PoolLevel, SignSte
 from ptx_runner import Buffer, Report
 
 pytestmark = pytest.mark.ci
@@ -37,6 +37,21 @@ def test_bitpack(device, chip, channels, side, dtype):
     shift, words = d.memory.put(np.ones(channels, np.float32)), d.memory.empty((rows, channels // 64), np.int64)
     report = d("bitpack", Bitpack(x=x, shift=shift, channels=channels, words=words), rows)
     assert ratio(report, x, words) <= MOST
+    assert report.bank_conflicts == 0
+
+
+@images
+def test_gated_add(device, chip, channels, side, dtype):
+    d = device("gated_add.cu", chip, MULTIPROCESSORS)
+    rows, x = image(d, channels, side, dtype)
+    (_, residual), (_, gate) = image(d, channels, side, dtype), image(d, channels, 1, dtype)
+    stream, words = d.memory.empty(x.shape, x.dtype), d.memory.empty((rows, channels // 64), np.int64)
+    factors = {name: d.memory.put(np.ones(channels, np.float32)) for name in ("scale", "bias", "next_shift")}
+    epilogue = Epilogue(
+        kind=Epilogue.FUSED, channels=channels, residual=residual, stream=stream, words=words, **factors
+    )
+    report = d("gated_add", GatedAdd(x=x, gate=gate, pixels=rows, epilogue=epilogue), rows)
+    assert ratio(report, x, residual, stream, words) <= MOST
     assert report.bank_conflicts == 0
 
 

@@ -7,6 +7,7 @@ from checks import channels_innermost, compiles, meta_agrees, opcheck, refused
 from inputs import bits_equal, floats, relayout, rng
 from shapes import LAYOUTS
 
+import bnn
 from bnn import ops
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -38,9 +39,9 @@ def some_case(generator: torch.Generator, special: float = 0.0) -> tuple:
 
 
 @pytest.mark.parametrize("special", [0.0, 0.1])
-def test_equals_its_definition(cpu_isa, special):
+def test_equals_its_definition(isa, special):
     generator = rng(71)
-    for i in range(60 if cpu_isa == "reference" else 500):
+    for i in range(500 if isa in bnn.isa.available()[1:] else 60):
         *arguments, shift, dtype = some_case(generator, special)
         y = definition(*arguments)
         stream, words = ops.gated_add(*arguments, shift, dtype)
@@ -53,7 +54,7 @@ def test_equals_its_definition(cpu_isa, special):
         assert (len(stream), len(words)) == (count if dtype else 0, count if shift is not None or not dtype else 0)
 
 
-def test_threads_share_images(cpu_isa):
+def test_threads_share_images(isa):
     """Ranges of rows that begin and end inside images."""
     generator = rng(72)
     x, residual = torch.randn(2, 3, 96, 37, 41, generator=generator)
@@ -62,13 +63,13 @@ def test_threads_share_images(cpu_isa):
     assert bits_equal(stream, definition(x, residual, gate, *factors, False))
 
 
-def test_no_images(cpu_isa):
+def test_no_images(isa):
     x, gate, ones = torch.ones(0, 70, 3, 3), torch.ones(0, 70, 1, 1), torch.ones(70)
     stream, words = ops.gated_add(x, x, gate, ones, ones, False, ones, torch.float16)
     assert stream.shape == x.shape and words.shape == (0, 3, 3, 2)
 
 
-def test_library_checks(cpu_isa):
+def test_library_checks(isa):
     for seed in range(3):
         arguments = some_case(rng(seed))
         opcheck(torch.ops.bnn.gated_add.default, *arguments)
@@ -76,7 +77,7 @@ def test_library_checks(cpu_isa):
     compiles(ops.gated_add, arguments)
 
 
-def test_wrong_arguments_are_named(cpu_isa):
+def test_wrong_arguments_are_named(isa):
     x, gate, ones = torch.ones(2, 8, 3, 3), torch.ones(2, 8, 1, 1), torch.ones(8)
     good = {"x": x, "residual": x, "gate": gate, "scale": ones, "bias": ones, "next_shift": ones}
     for name, bad in (

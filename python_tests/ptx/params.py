@@ -63,6 +63,12 @@ class Epilogue(_Params):
     ]  # fmt: skip
 
 
+class GatedAdd(_Params):
+    _fields_ = [
+        ("x", Span), ("gate", Span), ("pixels", _I64), ("multiply", ctypes.c_bool), ("epilogue", Epilogue),
+    ]  # fmt: skip
+
+
 class BinaryLinear(_Params):
     _fields_ = [("x", _POINTER), ("weight", _POINTER), ("M", _I64), ("K", _I64), ("C", _I64), ("dot", _POINTER)]
 

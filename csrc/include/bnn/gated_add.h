@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "bnn/cuda.h"
 #include "bnn/epilogue.h"
 #include "bnn/span.h"
 
@@ -23,4 +24,10 @@ namespace cpu {
 void gated_add(const GatedAdd& p, int64_t begin, int64_t end, float* factors);
 
 }  // namespace cpu
+
+namespace cuda {
+
+Status gated_add(const GatedAdd& p, int64_t rows, const Stream& stream);
+
+}  // namespace cuda
 }  // namespace bnn

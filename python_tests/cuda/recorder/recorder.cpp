@@ -5,6 +5,7 @@
 #include "bnn/binary_conv2d.h"
 #include "bnn/binary_linear.h"
 #include "bnn/bitpack.h"
+#include "bnn/gated_add.h"
 #include "bnn/multires_pool2d.h"
 #include "bnn/sign_ste.h"
 #include "cuda/emulator/cuda_emu.h"
@@ -69,6 +70,8 @@ Status ste_residue_backward(const SignSte& p, int64_t rows, const Stream& s) {
   return cuda::ste_residue_backward(p, rows, s);
 }
 Status mean_abs(const MeanAbs& p, int64_t rows, const Stream& s) { return cuda::mean_abs(p, rows, s); }
+
+Status gated_add(const GatedAdd& p, int64_t rows, const Stream& s) { return cuda::gated_add(p, rows, s); }
 
 Status binary_linear(const BinaryLinear& p, const Epilogue& e, const Stream& s) { return cuda::binary_linear(p, e, s); }
 
