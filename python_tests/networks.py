@@ -8,7 +8,7 @@ from bnn import ops
 from bnn.models import birealnet, build
 from bnn.models._classifier import Classifier, stem
 from bnn.models.bnext import Block
-from bnn.nn import BinaryConv2d, BinaryLinear, PackedBinaryConv2d, PackedBinaryLinear, RPReLU, RSign
+from bnn.nn import BinaryConv2d, BinaryLinear, Blend, PackedBinaryConv2d, PackedBinaryLinear, RPReLU, RSign
 
 
 class Plain(nn.Sequential):
@@ -86,6 +86,19 @@ class Branches(nn.Module):
         return self.head(torch.flatten(F.adaptive_avg_pool2d(x, (1, 1)), 1))
 
 
+class Vectors(nn.Module):
+    """Activations and blends of [M, C]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.real, self.binary = nn.Linear(48, 40), BinaryLinear(40, 40, shift=True)
+        self.activation, self.blend, self.last = nn.PReLU(40), Blend(40), nn.Linear(40, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.real(x.flatten(1))
+        return self.last(self.blend(self.activation(x), F.relu(self.binary(x))))
+
+
 class Tail(nn.Module):
     """Ends in a binary layer, whose output is added to a real one: the last step absorbs what follows."""
 
@@ -134,6 +147,7 @@ SHAPES: dict[str, tuple[int, int, int]] = {
     "Matrices": (3, 4, 4),
     "Branches": (3, 9, 7),
     "Tail": (3, 4, 4),
+    "Vectors": (3, 4, 4),
     "Gated": (3, 18, 22),
     "reactnet_tiny": (3, 32, 32),
     "reactnet18": (3, 32, 32),
@@ -145,7 +159,7 @@ SHAPES: dict[str, tuple[int, int, int]] = {
 def make(name: str, seed: int = 0) -> nn.Module:
     """A network of SHAPES with statistics, shifts and slopes that are nowhere trivial, in eval mode."""
     torch.manual_seed(seed)
-    own = {cls.__name__: cls for cls in (Plain, Matrices, Branches, Tail, Gated)}
+    own = {cls.__name__: cls for cls in (Plain, Matrices, Branches, Tail, Vectors, Gated)}
     return randomize(own[name]() if name in own else build(name, 10, 3, 32), seed).eval()
 
 

@@ -3,12 +3,13 @@ arithmetic is reordered."""
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from bnn.nn import _program
 from bnn.nn._trace import free_name
 from bnn.nn.activations import RPReLU
 from bnn.nn.binary_conv2d import BinaryConv2d, PackedBinaryConv2d
@@ -17,7 +18,11 @@ from bnn.nn.gated_add import GatedAdd
 from bnn.ops._training import binarize_weight
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_KEEP_ONE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid)  # of one pixel they make one
+_CONVOLUTIONS = (nn.Conv2d, BinaryConv2d)
+_KEEP_SHAPES = {"BatchNorm2d", "GELU", "Hardsigmoid", "Hardswish", "Hardtanh", "PReLU", "ReLU", "ReLU6", "RPReLU",
+                "RSign", "SiLU", "Sigmoid", "relu"}  # fmt: skip
+_BROADCAST = {"add", "mul", "Blend"}
+_KEEP_CHANNELS = {"AvgPool2d", "MaxPool2d"}
 
 
 def users_of(name: str, steps: list[dict]) -> list[dict]:
@@ -31,8 +36,9 @@ def only_user(name: str, steps: list[dict]) -> dict | None:
     return users[0] if len(users) == 1 and users[0]["inputs"].count(name) == 1 else None
 
 
-def absorb(step: dict, user: dict, steps: list[dict]) -> None:
-    """`step` takes the place of `user`, and its name: later steps need no change."""
+def absorb(step: dict, user: dict, steps: list[dict], layers: dict[str, Any]) -> None:
+    """`step` takes the place of `user`, and its name: later steps need no change. The layer is the caller's to set."""
+    layers.pop(step["name"], None)
     steps.remove(step)
     steps[steps.index(user)] = step
     step["name"] = user["name"]
@@ -70,7 +76,7 @@ def fold_norms(steps: list[dict], layers: dict[str, Any]) -> None:
         user = only_user(step["name"], steps)
         if step["kind"] == "Conv2d" and user is not None and user["kind"] == "BatchNorm2d":
             layers[user["name"]] = fuse_conv_bn_eval(layers[step["name"]], layers[user["name"]])
-            absorb(step, user, steps)
+            absorb(step, user, steps, layers)
 
 
 def _average_before_blends(steps: list[dict], layers: dict[str, Any]) -> None:
@@ -87,27 +93,32 @@ def _average_before_blends(steps: list[dict], layers: dict[str, Any]) -> None:
                 steps.insert(steps.index(step), mean)
         step["inputs"] = [means[name] for name in step["inputs"]]
         layers[user["name"]] = layers[step["name"]]
-        absorb(step, user, steps)
+        absorb(step, user, steps, layers)
 
 
 def _fold_gates(steps: list[dict], layers: dict[str, Any]) -> None:
-    """gate * x [* s], BatchNorm2d and + s, each read by the next alone, become a GatedAdd."""
-    made = {step["name"]: step for step in steps}
+    """gate * x [* s], BatchNorm2d and + s, each read by the next alone, become a GatedAdd, where nothing broadcasts but
+    the gate, from its one pixel."""
+    shapes = _shapes(steps, layers)
     for step in [step for step in steps if step["kind"] == "mul"]:
-        gates = [name for name in step["inputs"] if _is_one_pixel(made.get(name), made, layers)]
         line = list(islice(_line(step, steps), 3))
         multiply = line[:1] != [] and line[0]["kind"] == "mul"
         line = line[: 2 + multiply]
-        if len(gates) != 1 or [user["kind"] for user in line[multiply:]] != ["BatchNorm2d", "add"]:
+        if [user["kind"] for user in line[multiply:]] != ["BatchNorm2d", "add"]:
             continue
-        norm, add = line[multiply:]
-        shortcut = _other(add, norm["name"])
+        before, add = line[multiply:]
+        norm = layers[before["name"]]
+        shortcut = _other(add, before["name"])
+        x, gate = sorted(step["inputs"], key=lambda name: shapes[name].one_pixel)
+        whole, one = _Shape(norm.num_features, False), _Shape(norm.num_features, True)
+        if (shapes[x], shapes[shortcut], shapes[gate]) != (whole, whole, one):
+            continue
         if multiply and _other(line[0], step["name"]) != shortcut:
             continue
         for user in line:
-            absorb(step, user, steps)
-        step["inputs"], step["kind"] = [_other(step, gates[0]), shortcut, gates[0]], "GatedAdd"
-        scale, bias = _norm_affine(layers[norm["name"]])
+            absorb(step, user, steps, layers)
+        step["inputs"], step["kind"] = [x, shortcut, gate], "GatedAdd"
+        scale, bias = _norm_affine(norm)
         layers[step["name"]] = gated = GatedAdd(len(scale), multiply).to(scale.device)
         gated.scale.copy_(scale)
         gated.bias.copy_(bias)
@@ -126,16 +137,39 @@ def _other(step: dict, name: str) -> str:
     return second if first == name else first
 
 
-def _is_one_pixel(step: dict | None, made: dict[str, dict], layers: dict[str, Any]) -> bool:
-    """Whether a value is sure to be [N, C, 1, 1] for images of any size."""
-    if step is None:
-        return False
+class _Shape(NamedTuple):
+    """What is known of [N, C, H, W]."""
+
+    channels: int | None
+    one_pixel: bool  # for images of any size
+
+
+def _shapes(steps: list[dict], layers: dict[str, Any]) -> dict[str, _Shape]:
+    """Of the results of steps, by name."""
+    shapes = {_program.INPUT: _Shape(None, False)}
+    for step in steps:
+        shapes[step["name"]] = _shape(step, layers, [shapes[name] for name in step["inputs"]])
+    return shapes
+
+
+def _shape(step: dict, layers: dict[str, Any], inputs: list[_Shape]) -> _Shape:
+    layer, kind = layers.get(step["name"]), step["kind"]
+    channels = [shape.channels for shape in inputs]
+    known = [c for c in channels if c is not None]
     if averages(step, layers, flat=False):
-        return True
-    layer: Any = layers.get(step["name"])
-    point = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.padding == (0, 0)
-    keeps = point or isinstance(layer, _KEEP_ONE) or step["kind"] in ("relu", "Blend")
-    return keeps and all(_is_one_pixel(made.get(name), made, layers) for name in step["inputs"])
+        return _Shape(channels[0], True)
+    if isinstance(layer, _CONVOLUTIONS):
+        point = layer.kernel_size == (1, 1) and layer.padding in (0, (0, 0))
+        return _Shape(layer.out_channels, inputs[0].one_pixel and point)
+    if kind in _KEEP_SHAPES:
+        return inputs[0]
+    if kind in _BROADCAST and len(known) == len(channels):
+        return _Shape(max(known), all(shape.one_pixel for shape in inputs))
+    if kind in _KEEP_CHANNELS:
+        return _Shape(channels[0], False)
+    if kind == "cat" and len(known) == len(channels) and step["args"]["dim"] == 1:
+        return _Shape(sum(known), all(shape.one_pixel for shape in inputs))
+    return _Shape(None, False)
 
 
 def _norm_affine(norm: Any) -> tuple[Tensor, Tensor]:
@@ -148,12 +182,13 @@ def _norm_affine(norm: Any) -> tuple[Tensor, Tensor]:
 
 def pack_binary_layers(steps: list[dict], layers: dict[str, Any], fold: bool) -> None:
     """Replace training layers, and with `fold` the batch norm, addition and RPReLU or PReLU that follow only them."""
+    shapes = _shapes(steps, layers)
     for step in list(steps):
         if step["kind"] in ("BinaryConv2d", "BinaryLinear"):
-            _pack_binary(step, steps, layers, fold)
+            _pack_binary(step, steps, layers, shapes, fold)
 
 
-def _pack_binary(step: dict, steps: list[dict], layers: dict[str, Any], fold: bool) -> None:
+def _pack_binary(step: dict, steps: list[dict], layers: dict[str, Any], shapes: dict[str, _Shape], fold: bool) -> None:
     layer = layers[step["name"]]
     words, _, alpha = binarize_weight(layer.weight.detach(), layer.scale)
     scale = alpha.double() if alpha.numel() else torch.ones(len(words), dtype=torch.float64, device=words.device)
@@ -164,16 +199,18 @@ def _pack_binary(step: dict, steps: list[dict], layers: dict[str, Any], fold: bo
         if user is not None and isinstance(layers.get(user["name"]), _NORMS):
             factor, offset = _norm_affine(layers[user["name"]])
             scale, bias = scale * factor, bias * factor + offset
-            absorb(step, user, steps)
+            absorb(step, user, steps, layers)
             user = only_user(step["name"], steps)
         if user is not None and user["kind"] == "add":
             other = _other(user, step["name"])
-            absorb(step, user, steps)
-            step["inputs"].append(other)
-            user = only_user(step["name"], steps)
+            fits = shapes[other].one_pixel == shapes[step["name"]].one_pixel
+            if fits and shapes[other].channels in (None, len(scale)):
+                absorb(step, user, steps, layers)
+                step["inputs"].append(other)
+                user = only_user(step["name"], steps)
         if user is not None and user["kind"] in ("RPReLU", "PReLU"):
             rprelu = _rprelu(layers[user["name"]], len(scale))
-            absorb(step, user, steps)
+            absorb(step, user, steps, layers)
     layers[step["name"]] = _packed_layer(layer, words, scale, bias, rprelu)
     step["kind"] = type(layers[step["name"]]).__name__
 

@@ -54,6 +54,7 @@ class Segments:
         self._seldom = [(attrgetter("__class__", "forward", *layer.FIELDS, "stream_dtype"), layer) for layer in packed]
         self._always = [layer for layer in watched if not isinstance(layer, PackedEpilogue)]
         self._own = list(map(vars, self._always))
+        self._classes: list[Any] = list(set(map(type, self._always)))
         self._attributes = [(get, layer) for layer in self._always if (get := _ATTRIBUTES.get(type(layer))) is not None]
         self._changes = PackedEpilogue.changes
         self._rest = self._look_at_rest()
@@ -67,6 +68,7 @@ class Segments:
             list(map(_version, self._tensors)),
             list(map(Tensor.data_ptr, self._parameters)),  # conversions change `.data`
             list(map(type, self._always)),
+            [cls.forward for cls in self._classes],
             list(map(contains, self._own, repeat("forward"))),
             _look(self._attributes),
         )
@@ -132,7 +134,7 @@ def _describe(link: _program.Link, layers: nn.ModuleDict) -> tuple[Step, list[Te
     if isinstance(layer, nn.PReLU):
         return Step(KINDS.index("prelu")), [layer.weight]
     if isinstance(layer, Blend) and not layer.training:
-        return Step(KINDS.index("blend")), [layer.share.view(1, -1, 1, 1)]
+        return Step(KINDS.index("blend")), [layer.share]
     plain = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid"}.get(type(layer))
     return (Step(KINDS.index(plain)), []) if plain is not None else None
 

@@ -21,6 +21,7 @@ class GatedAdd(PackedEpilogue):
 
     def __init__(self, channels: int, multiply: bool = False, stream: bool = True, words: bool = False) -> None:
         require(channels > 0, "channels", "positive", channels)
+        require(isinstance(multiply, bool), "multiply", "True or False", multiply)
         super().__init__(channels, channels, False, False, stream, words)
         self.channels, self.multiply = channels, multiply
 

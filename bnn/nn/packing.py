@@ -91,9 +91,11 @@ def _record_route(kernels: dict[str, str], name: str, layer: Any, inputs: tuple)
 def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.float32) -> PackedModel:
     """The inference form of a network of torch.nn and bnn.nn layers.
 
-    By default weight scale, batch norm, shortcut and RPReLU are folded into the binary layer before them, and bits
-    stay bits between layers: the arithmetic is reordered, so a logit may differ in its last digits and a sign that
-    sat on a tie may flip. `exact=True` keeps the training model's order of float32 operations: every bit is equal.
+    By default weight scale, batch norm, shortcut and RPReLU or PReLU are folded into the binary layer before them, a
+    gate's product, batch norm and shortcut become one layer (`GatedAdd`), a Blend whose mean is read becomes one of
+    means, and bits stay bits between layers: the arithmetic is reordered, so a logit may differ in its last digits and
+    a sign that sat on a tie may flip. `exact=True` keeps the training model's order of float32 operations: every bit
+    is equal.
 
     Args:
         model: torch.fx-traceable (no control flow that depends on data); it is not changed.
@@ -104,7 +106,7 @@ def pack(model: nn.Module, *, exact: bool = False, dtype: torch.dtype = torch.fl
             in float16, where values over 65,504 become infinite and logits NaN; fastest on a CPU with AVX2 or AVX-512,
             a slow reference on a GPU. Heads of other kinds stay, and convolutions with groups, dilation, padding by
             name or of another mode, or over 2^17 products a number. Where a real layer with weights stays before the
-            last, the stream and what stays are in bfloat16.
+            last, other than a Blend or a PReLU, the stream and what stays are in bfloat16.
 
     Raises:
         ValueError: another dtype, bfloat16 or int8 with `exact`, or a layer or function that packed networks don't
@@ -152,7 +154,7 @@ def _round_real_layers(steps: list[dict], layers: dict[str, Any]) -> None:
             user, pool = _folding.only_user(step["name"], steps), None
             if user is not None and Int8Conv2d.can_pool(layers.get(user["name"])):
                 pool = layers[user["name"]]
-                _folding.absorb(step, user, steps)
+                _folding.absorb(step, user, steps, layers)
             layers[step["name"]] = Int8Conv2d.of(layer, pool)
         else:
             continue

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnn.ops._library import check, define, library
+from bnn.ops._library import channel_view, check, define, library
 
 KINDS = ("binary_conv2d", "int8_conv2d", "int8_linear", "gated_add", "avg_pool2d", "pixel_mean", "relu", "sigmoid",
          "prelu", "blend", "cat", "output")  # fmt: skip
@@ -30,7 +30,7 @@ class Step:
     residual_ends: int = 0
     gate_ends: int = 0
     constant: int = 0  # of the first: prepared[, shift]; panels, scale, bias[, next_shift]; scale, bias[, next_shift];
-    # prelu's slopes [C]; blend's share [1, C, 1, 1]
+    # prelu's slopes [C]; blend's share [C]
     dtype: int = 0  # index into DTYPES, of the stream
     words: int = 0  # whether words are asked for
     shift: int = 0  # whether a float input has a shift
@@ -122,7 +122,7 @@ def _avg_pool2d(step: Step, x: Tensor, *_: Any) -> Tensor:
 
 def _blend(step: Step, a: Tensor, b: Tensor, constants: list[Tensor]) -> Tensor:
     dtype = torch.promote_types(a.dtype, b.dtype)
-    return torch.lerp(b.to(dtype), a.to(dtype), constants[0].to(dtype))
+    return torch.lerp(b.to(dtype), a.to(dtype), channel_view(constants[0], a.dim()).to(dtype))
 
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {

@@ -19,7 +19,7 @@ struct Bins {
   int64_t last(int64_t position) const { return ceil_div((position + 1) * count, extent) - 1; }
 };
 
-constexpr int64_t kSums = 64;  // of a plane without channels
+constexpr int64_t kSums = 64, kSlice = 256;  // of a plane without channels: sums, and terms of one at a time
 
 int64_t unit_scratch(const MultiresPool2d& p) {
   return std::max(kSums, p.W * p.block * (1 + 2 * static_cast<int64_t>(p.levels.size())));
@@ -86,7 +86,9 @@ class Unit {
       const int64_t pixels = p_.H * p_.W, whole = pixels / kSums;
       const ConstSpan plane = p_.x.at(plane_ * pixels);
       std::fill_n(line_, kSums, 0.0f);
-      k_.accumulate(plane, whole, kSums, kSums, line_);
+      for (int64_t i = 0; i < whole; i += kSlice) {  // sums of few terms lose less
+        k_.accumulate(plane.at(i * kSums), std::min(kSlice, whole - i), kSums, kSums, line_);
+      }
       add(plane.at(whole * kSums), pixels - whole * kSums, line_);
       line_[0] = std::accumulate(line_, line_ + kSums, 0.0f);
     }

@@ -74,7 +74,7 @@ class Interpreter {
 
   void run(const Step& s) {
     const Tensor x = value(s.x);
-    const std::optional<Tensor> residual = s.residual < 0 ? std::nullopt : std::optional(value(s.residual));
+    const std::optional<Tensor> residual = optional_value(s.residual), gate = optional_value(s.gate);
     switch (s.kind) {
       case kBinaryConv2d: {
         const bool packed = x.scalar_type() == ScalarType::Long;
@@ -91,8 +91,7 @@ class Interpreter {
         break;
       case kGatedAdd: {
         const Factors factors{constant(s, 0), constant(s, 1), std::nullopt, next_shift(s, 2)};
-        put(s,
-            ops::gated_add(x, value(s.residual), value(s.gate), factors, s.multiply != 0, stream_dtype(s), after(s)));
+        put(s, ops::gated_add(x, given(residual), given(gate), factors, s.multiply != 0, stream_dtype(s), after(s)));
         break;
       }
       case kAvgPool2d:
@@ -111,10 +110,10 @@ class Interpreter {
         set(s.output, call_torch("aten::prelu", "", x, constant(s, 0)));
         break;
       case kBlend:
-        set(s.output, blend(x, value(s.residual), constant(s, 0)));
+        set(s.output, blend(x, given(residual), constant(s, 0)));
         break;
       case kCat:
-        set(s.output, call_torch("aten::cat", "", std::vector{x, value(s.residual)}, int64_t{1}));
+        set(s.output, call_torch("aten::cat", "", std::vector{x, given(residual)}, int64_t{1}));
         break;
       case kOutput:
         outputs_.push_back(x);
@@ -135,6 +134,15 @@ class Interpreter {
         place >= 0 && place < static_cast<int64_t>(values_.size()) && values_[static_cast<size_t>(place)];
     BNN_CHECK(there, kOp, "code", "of steps that read what earlier ones made", text("place ", place));
     return *values_[static_cast<size_t>(place)];
+  }
+
+  std::optional<Tensor> optional_value(int64_t place) const {
+    return place < 0 ? std::nullopt : std::optional(value(place));
+  }
+
+  static const Tensor& given(const std::optional<Tensor>& t) {
+    BNN_CHECK(t, kOp, "code", "of steps that read what earlier ones made", "place -1");
+    return *t;
   }
 
   void end(int64_t place, int64_t ends) {
@@ -169,10 +177,13 @@ class Interpreter {
     return s.words != 0 ? std::optional(constant(s, i)) : std::nullopt;
   }
 
-  // share [1, C, 1, 1]: share a + (1 - share) b
+  // share [C]: share a + (1 - share) b
   static Tensor blend(const Tensor& a, const Tensor& b, const Tensor& share) {
     const ScalarType dtype = a.scalar_type() == b.scalar_type() ? a.scalar_type() : ScalarType::Float;
-    return call_torch("aten::lerp", "Tensor", as_type(b, dtype), as_type(a, dtype), as_type(share, dtype));
+    std::vector<int64_t> shape(static_cast<size_t>(std::max<int64_t>(a.dim(), 2)), 1);
+    shape[1] = share.numel();
+    const Tensor weight = torch::stable::reshape(as_type(share, dtype), shape);
+    return call_torch("aten::lerp", "Tensor", as_type(b, dtype), as_type(a, dtype), weight);
   }
 
   Outputs in_8_bits(const Step& s, const Tensor& x, const std::vector<int64_t>& pool) const {

@@ -79,9 +79,9 @@ def test_gated_add(device, chip, rows, channels, shifted):
         gate, scale, bias = rows_of(3, channels, dtype, 2), *(floats(rows_of(2, channels, "f32", 3)))
         shift = shift_of(channels, shifted)
         stream, words = d.memory.empty(x.shape, x.dtype), words_for(d.memory, 3 * rows, channels)
-        vectors = {"scale": scale, "bias": bias, "residual": residual}
+        arrays = {"scale": scale, "bias": bias, "residual": residual, "next_shift": shift}
         epilogue = Epilogue(kind=Epilogue.FUSED, channels=channels, stream=stream, words=words,
-                            next_shift=put(d.memory, shift), **{k: d.memory.put(v) for k, v in vectors.items()})  # fmt: skip
+                            **{name: put(d.memory, array) for name, array in arrays.items()})  # fmt: skip
         params = GatedAdd(x=d.memory.put(x), gate=d.memory.put(gate), pixels=rows, multiply=shifted, epilogue=epilogue)
         d("gated_add", params, 3 * rows)
         with np.errstate(invalid="ignore", over="ignore"):

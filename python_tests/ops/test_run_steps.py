@@ -77,7 +77,7 @@ def test_gates_equal_the_functions_one_by_one(cpu_isa, second):
     stream, packed = ops.gated_add(y, residual, own, scale, bias, True, shift, torch.float32)
     last, _ = ops.gated_add(x, stream, gate, scale, bias, False, None, torch.float32)
     inputs, before = [x, residual, gate], [t.clone() for t in (x, residual, gate)]
-    got = run_steps(inputs, [slope, share.view(1, -1, 1, 1), scale, bias, shift], encode(gated_steps()))
+    got = run_steps(inputs, [slope, share, scale, bias, shift], encode(gated_steps()))
     assert torch.equal(got[0], packed) and torch.equal(got[1], torch.cat([last, x], 1))
     assert all(map(torch.equal, inputs, before))
 
@@ -87,14 +87,16 @@ def test_gates_that_are_not_there_are_refused(cpu_isa):
     step = Step(GATED, x=0, residual=1, gate=2, output=3, dtype=1)
     ones = [torch.ones(3)] * 2
     for change in ({"gate": 5}, {"gate": -1}, {"residual": -1}):
-        with pytest.raises(RuntimeError):
-            run_steps(inputs, ones, encode([replace(step, **change)]))
+        wrong = encode([replace(step, **change)])
+        refused("run_steps", "code", lambda wrong=wrong: run_steps(inputs, ones, wrong))
     refused("run_steps", "constants", lambda: run_steps(inputs, ones[:1], encode([step])))
     refused("run_steps", "constants", lambda: run_steps(inputs, [], encode([Step(PRELU, x=0, output=3)])))
     refused("gated_add", "gate", lambda: run_steps([*inputs[:2], inputs[0]], ones, encode([step])))
     for kind in (BLEND, CAT):
-        with pytest.raises(RuntimeError):
-            run_steps(inputs, ones, encode([Step(kind, x=0, residual=-1, output=3)]))
+        refused("run_steps", "code", lambda kind=kind: run_steps(inputs, ones, encode([Step(kind, x=0, output=3)])))
+    for place in (9, 2**40):  # of a step that needs none
+        stray = Step(RELU, x=0, output=3, gate=place, gate_ends=1)
+        refused("run_steps", "code", lambda stray=stray: run_steps(inputs, [], encode([stray])))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])

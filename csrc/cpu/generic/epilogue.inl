@@ -32,18 +32,22 @@ inline Vec::F fused_lanes(const Epilogue& e, const D* dot, int64_t k, int64_t i,
   return y;
 }
 
-// A word of channels whose factors stay in registers over the rows. With denormal numbers, y < -shift is y + shift < 0.
-struct Sign {
-  static constexpr int kParts = kWordBits / Vec::kLanes;
+constexpr int kHalfWord = kWordBits / 2;
+
+// A word of channels, or half of one, whose factors stay in registers over the rows. With denormal numbers, y < -shift
+// is y + shift < 0.
+template <int kChannels>
+struct SignOf {
+  static constexpr int kParts = kChannels / Vec::kLanes;
   Vec::F scale[kParts], bias[kParts], limit[kParts];
 
-  Sign(const Epilogue& e, int64_t c) {
+  SignOf(const Epilogue& e, int64_t c) {
 #pragma GCC unroll 8
     for (int i = 0; i < kParts; ++i) load(e, c + i * Vec::kLanes, i, Full{});
   }
 
   // A word of which there are only `channels`: the others are 1 times the dot product
-  Sign(const Epilogue& e, int64_t c, int64_t channels) {
+  SignOf(const Epilogue& e, int64_t c, int64_t channels) {
     for (int i = 0; i < kParts; ++i) {
       scale[i] = Vec::all(1.0f), bias[i] = limit[i] = Vec::all(0.0f);
       const auto n = static_cast<int>(std::clamp<int64_t>(channels - i * Vec::kLanes, 0, Vec::kLanes));
@@ -65,6 +69,8 @@ struct Sign {
     return Vec::less(Vec::add(Vec::mul(scale[part], dot), bias[part]), limit[part]);
   }
 };
+
+using Sign = SignOf<kWordBits>;
 
 // The same as a limit of the integer: bit = dot < limit, or its inverse where `falling` is set.
 //
@@ -130,10 +136,11 @@ void fused_words(const Epilogue& e, const D* dot, int64_t ld, int64_t row, int64
   });
 }
 
-// A word of channels of a stream, of a residual block with a shortcut of the same type: all factors in registers over
-// the rows.
-template <class T, bool kResidual, bool kRprelu, class D>
+// A word of channels of a stream, or half of one, of a residual block with a shortcut of the same type: all factors in
+// registers over the rows.
+template <class T, int kChannels, bool kResidual, bool kRprelu, class D>
 void fused_block(const Epilogue& e, const D* dot, int64_t ld, int64_t row, int64_t rows, int64_t c) {
+  using Sign = SignOf<kChannels>;
   const Sign sign(e, c);
   Vec::F before[Sign::kParts], slope[Sign::kParts], after[Sign::kParts];
 #pragma GCC unroll 8
@@ -181,11 +188,10 @@ void fused_rows(const Epilogue& e, const D* dot, int64_t ld, const OutputPart& p
   const auto of = [&](int64_t c) { return dot + (c - part.channel); };
   const bool one_type = e.stream && (!e.residual || e.residual.dtype == e.stream.dtype);
   if (words_alone(e) && by_words(part, [&](int64_t c) { fused_words(e, of(c), ld, row, rows, c); })) return;
-  const auto block = [&](int64_t c) {
+  const auto block = [&](auto channels, int64_t c) {
     with_type(e.stream.dtype, [&](auto tag) {
-      using T = decltype(tag);
       const auto chosen = [&](auto residual, auto rprelu) {
-        fused_block<T, residual.value, rprelu.value>(e, of(c), ld, row, rows, c);
+        fused_block<decltype(tag), channels.value, residual.value, rprelu.value>(e, of(c), ld, row, rows, c);
       };
       if (e.residual) {
         e.rprelu != nullptr ? chosen(std::true_type{}, std::true_type{}) : chosen(std::true_type{}, std::false_type{});
@@ -195,7 +201,10 @@ void fused_rows(const Epilogue& e, const D* dot, int64_t ld, const OutputPart& p
       }
     });
   };
-  if (one_type && by_words(part, block)) return;
+  const std::integral_constant<int, kWordBits> whole;
+  const std::integral_constant<int, kHalfWord> half;
+  if (one_type && by_words(part, [&](int64_t c) { block(whole, c); })) return;
+  if (one_type && part.channels == kHalfWord) return block(half, part.channel);
   const int64_t K = e.channels, L = words_for(K), end = part.channel + part.channels;
   const Vec::F zero = Vec::all(0.0f);
   for (int64_t r = 0; r < rows; ++r, ++row, dot += ld) {
