@@ -31,11 +31,11 @@ dev: $(STAMP)
 
 fmt:
 	$(PY) -m ruff check --fix . && $(PY) -m ruff format .
-	$(CLANG_FORMAT) -i $$(git ls-files 'bench/*.cpp' 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.inc' 'csrc/*.cu')
+	$(CLANG_FORMAT) -i $$(git ls-files 'bench/*.cpp' 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.inc' 'csrc/*.inl' 'csrc/*.cu')
 
 lint:
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
-	$(CLANG_FORMAT) --dry-run --Werror $$(git ls-files 'bench/*.cpp' 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu')
+	$(CLANG_FORMAT) --dry-run --Werror $$(git ls-files 'bench/*.cpp' 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.inl' 'csrc/*.cu')
 	$(PY) -m mypy bnn
 
 bench: $(STAMP)

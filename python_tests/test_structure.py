@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BNN, CSRC = ROOT / "bnn", ROOT / "csrc"
-CONCEPTS = ("bitpack", "sign_ste", "binary_conv2d", "binary_linear", "multires_pool2d")
+CONCEPTS = ("bitpack", "sign_ste", "binary_conv2d", "binary_linear", "gated_add", "multires_pool2d")
 
 # A module or package may import itself and what stands on a lower line. What shares a line knows nothing of each other.
 LEVELS = (

@@ -10,6 +10,7 @@ from bnn.nn import (
     BinaryConv2d,
     BinaryLinear,
     CosineLinear,
+    GatedAdd,
     Int8Conv2d,
     Int8Linear,
     PackedBinaryConv2d,
@@ -18,6 +19,7 @@ from bnn.nn import (
 
 _BINARY = (BinaryConv2d, BinaryLinear, PackedBinaryConv2d, PackedBinaryLinear)
 _INT8 = (Int8Conv2d, Int8Linear)
+_ROUTED = (*_BINARY, *_INT8, GatedAdd)
 _REAL = (nn.Conv2d, nn.Linear, CosineLinear, *_INT8)
 
 
@@ -73,7 +75,7 @@ def _recorder(rows: list[dict], name: str):
                 "real_macs": 0 if binary else macs,
                 "binary_bits": weights if binary else 0,
                 "real_parameters": real,
-                "kernel": _kernel(module, inputs[0]) if isinstance(module, _BINARY + _INT8) else "torch",
+                "kernel": _kernel(module, inputs[0]) if isinstance(module, _ROUTED) else "torch",
             }
         )
 
@@ -81,7 +83,7 @@ def _recorder(rows: list[dict], name: str):
 
 
 def _kernel(module: Any, x: torch.Tensor) -> str:
-    """What a binary or 8-bit layer runs on for the input x, in its packed form."""
+    """What a binary layer, in its packed form, or another packed one runs on for the input x."""
     if isinstance(module, BinaryConv2d):
         geometry = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.pad_value)
         module = PackedBinaryConv2d(module.in_channels, module.out_channels, *geometry)
@@ -103,7 +105,7 @@ def _output_shape(module: Any, output) -> list[int]:
     if isinstance(output, tuple):
         output = output[0]
     if output.dtype == torch.int64 and output.dim() == 4:  # words [N, OH, OW, L]
-        return [module.out_channels, *output.shape[1:3]]
+        return [len(module.scale), *output.shape[1:3]]
     if output.dtype == torch.int64:
-        return [module.out_features]
+        return [len(module.scale)]
     return list(output.shape[1:])

@@ -118,6 +118,18 @@ def test_a_layer_of_the_name_of_a_mean(dtype):
     torch.testing.assert_close(bnn.pack(model, dtype=dtype)(x), model(x).detach(), rtol=0.05, atol=0.02)
 
 
+def test_bits_alone():
+    """A branch that only a binary layer reads, in the tables of layers and of kernels, too."""
+    model = network(lambda p, i, x, y, m, g: F.relu(p.point(p.norm(g * y) + x)))
+    packed, x = bnn.pack(model), torch.randn(2, 3, 9, 9)
+    [gated] = [step for step in packed.steps if step["kind"] == "GatedAdd"]
+    assert (gated["args"]["stream"], gated["args"]["words"]) == (False, True)
+    torch.testing.assert_close(packed(x), model(x).detach(), rtol=1e-4, atol=1e-4)
+    kernel = {row["name"]: row["kernel"] for row in packed.backend_report(x)}[gated["name"]]
+    [row] = [row for row in bnn.models.summary(packed, 9, 3) if row["kind"] == "GatedAdd"]
+    assert row["output"] == [8, 9, 9] and row["kernel"] == kernel != "torch"
+
+
 def test_files_with_gates(tmp_path):
     model = bnn.pack(network(FOLDED["element attention"]))
     x = torch.randn(2, 3, 9, 7)

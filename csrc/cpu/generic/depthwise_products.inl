@@ -84,9 +84,8 @@ template <class V, int kPlanes, bool kNine>
 inline void count_words(const DepthwiseProducts& q, int64_t i, int64_t j) {
   Counters<V, kPlanes> counters;
   if constexpr (kNine) {
-    counters.count_nine([&](int64_t t) {
-      return load_words<V>(q.slices + q.filters[t] + j) ^ load_words<V>(q.x + q.at[t] + i);
-    });
+    counters.count_nine(
+        [&](int64_t t) { return load_words<V>(q.slices + q.filters[t] + j) ^ load_words<V>(q.x + q.at[t] + i); });
   } else {
     const int64_t start = q.limits == nullptr ? 0 : q.outside / 2;
     counters.count(start, q.taps, [&](int64_t t) { return load_mismatches<V>(q, t, i, j); });

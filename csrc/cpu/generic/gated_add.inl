@@ -20,8 +20,8 @@ struct AnyElements {
 };
 
 template <class In, class Store>
-void gated_elements(const GatedAdd& p, int64_t row, int64_t rows, const float* factors, const In& x,
-                    const In& residual, const Store& store) {
+void gated_elements(const GatedAdd& p, int64_t row, int64_t rows, const float* factors, const In& x, const In& residual,
+                    const Store& store) {
   const Epilogue& e = p.epilogue;
   const int64_t C = e.channels, L = words_for(C);
   const Vec::F zero = Vec::all(0.0f);
@@ -52,9 +52,10 @@ void gated_rows(const GatedAdd& p, int64_t image, int64_t row, int64_t rows, flo
     Vec::store(factors + k, Vec::mul(gate, Vec::load(e.scale + k, n)), n);
   });
   if (p.x.dtype != e.residual.dtype || p.x.dtype != e.stream.dtype || !e.stream) {
-    return gated_elements(p, row, rows, factors, AnyElements{p.x}, AnyElements{e.residual}, [&](int64_t i, Vec::F t, auto n) {
-      if (e.stream) store_any(e.stream, i, t, n);
-    });
+    return gated_elements(p, row, rows, factors, AnyElements{p.x}, AnyElements{e.residual},
+                          [&](int64_t i, Vec::F t, auto n) {
+                            if (e.stream) store_any(e.stream, i, t, n);
+                          });
   }
   with_type(p.x.dtype, [&](auto tag) {
     using T = decltype(tag);
