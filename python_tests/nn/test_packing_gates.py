@@ -89,6 +89,29 @@ def test_shortcuts_of_another_shape_stay_beside_binary_layers(other):
     assert "add" in kinds and "BatchNorm2d" not in kinds
 
 
+class Broadcast(nn.Module):
+    """A residual of another shape, as in squeeze-and-excite additions."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm = BinaryConv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.pool, self.side = pool, nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) + self.side(self.pool(x))
+
+
+def test_a_residual_that_broadcasts():
+    """A mean stays beside the layer. What is one pixel for images of one size alone is folded: the op says that it
+    doesn't fit, and exact packing works."""
+    x = torch.randn(2, 3, 5, 5)
+    model, one_size = Broadcast(nn.AdaptiveAvgPool2d(1)).eval(), Broadcast(nn.AvgPool2d(5)).eval()
+    torch.testing.assert_close(bnn.pack(model)(x), model(x))
+    assert torch.equal(bnn.pack(one_size, exact=True)(x), one_size(x))
+    with pytest.raises(RuntimeError, match="residual must be of shape"):
+        bnn.pack(one_size)(x)
+
+
 @pytest.mark.parametrize("name", ["activation", "shared"])
 def test_prelu_joins_the_binary_layer(name):
     kinds = check(lambda p, i, x, y, m, g: getattr(p, name)(p.norm(y)) + x)
