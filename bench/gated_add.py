@@ -16,25 +16,27 @@ _SHAPES = tuple(
 SHAPES = {"cpu": _SHAPES, "cuda": _SHAPES}
 
 
+def case(shape: Pack, multiply: bool, device: str) -> Case:
+    x, residual = torch.randn(2, *shape.shape, device=device).half().unbind()
+    x, residual = (t.contiguous(memory_format=torch.channels_last) for t in (x, residual))
+    gate = torch.rand(shape.n, shape.c, 1, 1, device=device).half()
+    scale, bias, shift, mean = torch.randn(4, shape.c, device=device)
+    variance = torch.ones(shape.c, device=device)
+
+    def each() -> tuple[torch.Tensor, torch.Tensor]:
+        t = gate * x * residual if multiply else gate * x
+        t = F.batch_norm(t, mean, variance, scale, bias) + residual
+        return t, ops.bitpack(t, shift)
+
+    ours = Work(
+        lambda: ops.gated_add(x, residual, gate, scale, bias, multiply, shift, torch.float16),
+        3 * x.nbytes + x.numel() // 8,
+    )
+    text = f"{list(shape.shape)} {shape.dtype}" + (" element attention" if multiply else "")
+    return Case("gated_add", text, ours, {"torch": each})
+
+
 def cases(device: str) -> Iterator[Case]:
     for shape in SHAPES[device]:
-        c, last = shape.c, torch.channels_last
-        x, residual = (torch.randn(shape.shape, device=device).half().contiguous(memory_format=last) for _ in range(2))
-        gate = torch.rand(shape.n, c, 1, 1, device=device).half()
-        scale, bias, shift, mean = torch.randn(4, c, device=device)
-        one = torch.ones(c, device=device)
-
-        def ours(multiply: bool, x=x, residual=residual, gate=gate, scale=scale, bias=bias, shift=shift) -> object:
-            return ops.gated_add(x, residual, gate, scale, bias, multiply, shift, torch.float16)
-
-        def each(multiply: bool, x=x, residual=residual, gate=gate, scale=scale, bias=bias, shift=shift, mean=mean,
-                 one=one) -> object:  # fmt: skip
-            t = gate * x
-            t = F.batch_norm(t * residual if multiply else t, mean, one, scale, bias) + residual
-            return t, ops.bitpack(t, shift)
-
-        moved = 3 * x.nbytes + x.numel() // 8
         for multiply in (False, True):
-            text = f"{list(shape.shape)} {shape.dtype}" + (" element attention" if multiply else "")
-            work = Work(lambda multiply=multiply, ours=ours: ours(multiply), moved)
-            yield Case("gated_add", text, work, {"torch": lambda multiply=multiply, each=each: each(multiply)})
+            yield case(shape, multiply, device)

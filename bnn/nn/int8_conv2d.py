@@ -60,7 +60,8 @@ class _Int8(PackedEpilogue):
             self.bias.copy_(layer.bias.detach())
 
     def route(self, x: Tensor | None = None) -> str:
-        """Name of the kernel that `forward` runs on, whatever its input."""
+        """Name of the kernels that `forward` runs on. `amx` leaves rows of fewer than four pixels, and windows that are
+        short or too long to gather, to `avx512`."""
         current = isa.current_on(self.weight.device)
         return "reference" if current == "cuda" else current
 

@@ -34,7 +34,7 @@ FOLDED = {
     "no factors": lambda p, i, x, y, m, g: p.plain(y * g) + x,
     "element attention": lambda p, i, x, y, m, g: x + p.norm(x * (y * g)),
     "its own shortcut": lambda p, i, x, y, m, g: p.norm(g * y) + y,
-    "pooled": lambda p, i, x, y, m, g: p.norm(g * F.relu(torch.cat([p.one(i)] * 8, 1))) + x,
+    "concatenated": lambda p, i, x, y, m, g: p.norm(g * F.relu(torch.cat([p.one(i)] * 8, 1))) + x,
     "blended": lambda p, i, x, y, m, g: p.norm(p.sigmoid(p.blend(x, y).mean((2, 3), keepdim=True)) * y) + x,
 }
 LEFT = {
@@ -60,7 +60,7 @@ def network(case) -> nn.Module:
 
 
 def check(case, **options) -> list[str]:
-    """The packed network gives the same; its kinds of steps."""
+    """The packed network gives the same, but for the order of float32 operations; its kinds of steps."""
     model, x = network(case), torch.randn(2, 3, 9, 7)
     packed = bnn.pack(model, **options)
     expected = model(x).detach()
@@ -138,7 +138,8 @@ def test_a_layer_of_the_name_of_a_mean(dtype):
 
     torch.manual_seed(0)
     model, x = Net().eval(), torch.randn(2, 3, 9, 9)
-    torch.testing.assert_close(bnn.pack(model, dtype=dtype)(x), model(x).detach(), rtol=0.05, atol=0.02)
+    tolerance = 0.02 if dtype == torch.int8 else 1e-5  # three layers in 8 bits; the order of operations
+    torch.testing.assert_close(bnn.pack(model, dtype=dtype)(x), model(x).detach(), rtol=tolerance, atol=tolerance)
 
 
 def test_bits_alone():

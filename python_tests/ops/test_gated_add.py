@@ -54,15 +54,6 @@ def test_equals_its_definition(isa, special):
         assert (len(stream), len(words)) == (count if dtype else 0, count if shift is not None or not dtype else 0)
 
 
-def test_threads_share_images(isa):
-    """Ranges of rows that begin and end inside images."""
-    generator = rng(72)
-    x, residual = torch.randn(2, 3, 96, 37, 41, generator=generator)
-    gate, factors = torch.rand(3, 96, 1, 1, generator=generator), torch.randn(2, 96, generator=generator)
-    stream, _ = ops.gated_add(x, residual, gate, *factors, False, None, torch.float32)
-    assert bits_equal(stream, definition(x, residual, gate, *factors, False))
-
-
 def test_no_images(isa):
     x, gate, ones = torch.ones(0, 70, 3, 3), torch.ones(0, 70, 1, 1), torch.ones(70)
     stream, words = ops.gated_add(x, x, gate, ones, ones, False, ones, torch.float16)

@@ -55,3 +55,25 @@ def test_matrices_and_pooling(endpoint_isa, threads):
         return results
 
     assert all(bits_equal(a, b) for a, b in zip(under(1, run), under(3, run), strict=True))
+
+
+def test_gated_additions(endpoint_isa, threads):
+    """Ranges of rows begin and end inside images."""
+    x, residual = torch.randn(2, 3, 96, 37, 41, generator=rng(5))
+    gate, factors = torch.rand(3, 96, 1, 1, generator=rng(6)), torch.randn(3, 96, generator=rng(7))
+
+    def run() -> list[torch.Tensor]:
+        return [*ops.gated_add(x, residual, gate, *factors[:2], True, factors[2], torch.float32)]
+
+    assert all(bits_equal(a, b) for a, b in zip(under(1, run), under(3, run), strict=True))
+
+
+def test_means(compiled_isa, threads):
+    for image in (torch.randn(2, 200, 19, 23, generator=rng(8)), torch.randn(1, 3, 90, 97, generator=rng(9))):
+        for x in (image, image.contiguous(memory_format=torch.channels_last)):
+
+            def run(x=x) -> list[torch.Tensor]:
+                [mean] = ops.multires_pool2d(x, [(1, 1)])
+                return [mean, torch.ops.bnn.multires_pool2d_backward([mean], *x.shape[2:])]
+
+            assert all(bits_equal(a, b) for a, b in zip(under(1, run), under(3, run), strict=True))
